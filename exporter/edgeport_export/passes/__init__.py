@@ -1,0 +1,55 @@
+"""Graph passes, ``ir.Model`` to ``ir.Model``, one file each; these two lists are the optimizer.
+
+``PREPARE`` runs once, before the variants part. ``FINISH`` runs on every variant, after quantization: a bias that is
+fused into the next operator too early hides the matrix product from the quantizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    IdentityEliminationPass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+)
+
+from edgeport_export.passes.fold_constants import FoldConstants
+from edgeport_export.passes.fuse_bias_gelu import FuseBiasGelu
+from edgeport_export.passes.fuse_skip_layer_norm import FuseSkipLayerNorm
+from edgeport_export.passes.lower_attention import LowerAttention
+from edgeport_export.passes.pack_qkv import PackProjections
+from edgeport_export.passes.simplify_shapes import SimplifyShapes
+
+__all__ = ["FINISH", "PREPARE", "run_passes"]
+
+PREPARE: Sequence[ir.passes.PassBase] = (
+    IdentityEliminationPass(),
+    FoldConstants(),
+    LowerAttention(),
+    SimplifyShapes(),
+    RemoveUnusedNodesPass(),
+    CommonSubexpressionEliminationPass(),
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+    DeduplicateInitializersPass(),
+    PackProjections(),
+    RemoveUnusedNodesPass(),
+)
+
+FINISH: Sequence[ir.passes.PassBase] = (
+    FuseSkipLayerNorm(),
+    FuseBiasGelu(),
+    RemoveUnusedNodesPass(),
+)
+
+
+def run_passes(model: ir.Model, passes: Sequence[ir.passes.PassBase]) -> ir.Model:
+    """Run ``passes`` in order.
+
+    Raises:
+        onnx_ir.passes.PassError: a pass failed; the message names it.
+    """
+    return ir.passes.Sequential(*passes)(model).model

@@ -1,0 +1,118 @@
+"""The recipe: every choice of an export, as frozen dataclasses that TOML, JSON and the manifest share.
+
+Knows names, defaults and allowed values; does no work. The same model, recipe and versions give the same bundle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeport.errors import UsageError
+
+__all__ = ["OPSETS", "PRECISIONS", "Limits", "Recipe"]
+
+PRECISIONS = ("fp32", "fp16", "int8")
+OPSETS = range(18, 24)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a variant may be from the original before it is refused.
+
+    ``max_abs`` is relative to the root mean square of the original's outputs, so that it means the same for logits of any
+    scale; ``cosine`` and ``agreement`` (same top label, token by token) lie between 0 and 1. None switches a limit off.
+    """
+
+    max_abs: float | None = None
+    cosine: float | None = None
+    agreement: float | None = None
+
+
+DEFAULT_LIMITS: Mapping[str, Limits] = {
+    "fp32": Limits(max_abs=1e-3, cosine=0.999999, agreement=0.999),
+    "fp16": Limits(max_abs=5e-2, cosine=0.9999, agreement=0.99),
+    "int8": Limits(cosine=0.95),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of an export.
+
+    Raises:
+        UsageError: a value is not allowed; the message lists those that are.
+    """
+
+    task: str | None = None
+    """None infers it from the model."""
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    opset: int = 20
+    fixed_shape: tuple[int, int] | None = None
+    """(batch, sequence), for accelerators that compile for one shape."""
+    keep_fp32: str | None = None
+    """Regular expression; the weights whose names it finds stay in fp32 when the rest is quantized."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+    validate: bool = True
+    limits: Mapping[str, Limits] = field(default_factory=lambda: dict(DEFAULT_LIMITS))
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.precisions, PRECISIONS)
+        if len(set(self.precisions)) != len(self.precisions) or not self.precisions:
+            raise UsageError(f"precisions are {', '.join(self.precisions) or 'none'}: name at least one, each once.")
+        if self.opset not in OPSETS:
+            raise UsageError(f"opset {self.opset} is not supported: choose {OPSETS[0]} to {OPSETS[-1]}.")
+        if self.fixed_shape is not None and (len(self.fixed_shape) != 2 or min(self.fixed_shape) < 1):
+            raise UsageError(f"fixed shape {self.fixed_shape} is not a batch and a length of at least 1: try 1x128.")
+        _one_of("precision in limits", tuple(self.limits), PRECISIONS)
+        try:
+            re.compile(self.keep_fp32 or "")
+        except re.error as e:
+            raise UsageError(f"--keep-fp32 {self.keep_fp32!r} is no regular expression: {e}.") from e
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Recipe:
+        """Read a recipe from a TOML file; keys are this class's fields.
+
+        Raises:
+            UsageError: the file is missing or not TOML, or has a key or value that is not allowed.
+        """
+        try:
+            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as e:
+            raise UsageError(f"recipe {str(path)!r} cannot be read ({e.strerror}): give a TOML file.") from e
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+            raise UsageError(f"recipe {str(path)!r} is not TOML ({e}): correct it.") from e
+        return cls.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """The inverse of ``to_dict``; missing keys take their defaults."""
+        _one_of("recipe key", tuple(data), tuple(f.name for f in dataclasses.fields(cls)))
+        values = dict(data)
+        try:
+            for key in ("precisions", "fixed_shape"):
+                if values.get(key) is not None:
+                    values[key] = tuple(values[key])
+            if "limits" in values:
+                given = {k: Limits(**v) for k, v in values["limits"].items()}
+                values["limits"] = {**DEFAULT_LIMITS, **given}
+            return cls(**values)
+        except (TypeError, AttributeError) as e:
+            raise UsageError(f"the recipe has a value of the wrong type ({e}): see `edgeport export --help`.") from e
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for the manifest and for TOML."""
+        return dataclasses.asdict(self)
+
+
+def _one_of(what: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    for value in values:
+        if value not in allowed:
+            raise UsageError(f"{what} {value!r} is not known: choose from {', '.join(allowed)}.")

@@ -1,0 +1,96 @@
+"""Inputs for tracing and for comparing: real sentences through the model's own tokenizer, in many shapes.
+
+Every batch is a mapping of input name to int64 array of shape (batch, sequence); the names are those that both the
+tokenizer gives and the model takes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeport.errors import ExportError
+from edgeport_export.source import Source
+
+__all__ = ["Batch", "capture_batch", "input_names", "validation_batches"]
+
+Batch = Mapping[str, NDArray[np.int64]]
+
+SENTENCES = (
+    "Good morning.",
+    "The harbour was quiet, and the last boat had left an hour ago.",
+    "Please move my appointment on Tuesday, 14 March, to the week after.",
+    "She paid £3.50 for coffee at Waterloo Station and ran for the 8:15 train.",
+    "Why would anyone file the minutes of a meeting that never took place?",
+    "Aspirin may cause bleeding in patients who already take warfarin.",
+    "Das neue Museum in Zürich öffnet erst im nächsten Frühjahr.",
+    "E-mail support@example.org if the update (v2.1.0-rc3) fails with error 0x80070005!",
+    "I loved the first half of the film; the second half put me to sleep.",
+    "Water boils at a lower temperature on a mountain, because the pressure of the air above it is smaller there than it "
+    "is at the level of the sea.",
+    "Marie Curie was born in Warsaw, studied in Paris, and received two Nobel Prizes.",
+    "ok",
+)
+"""Short and long, questions and statements, names, numbers, accents and punctuation."""
+
+_TOKENIZER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def input_names(source: Source) -> tuple[str, ...]:
+    """The graph's inputs, in order: what the tokenizer gives and the model takes."""
+    given = source.tokenizer(SENTENCES[0]).keys()
+    taken = inspect.signature(source.model.forward).parameters
+    return tuple(name for name in _TOKENIZER_INPUTS if name in given and name in taken)
+
+
+def capture_batch(source: Source, shape: tuple[int, int] | None = None) -> Batch:
+    """A small padded batch to trace with: at least two rows of different length, unless ``shape`` fixes it."""
+    if shape is not None:
+        return _encode(source, SENTENCES[1 : 1 + shape[0]] or SENTENCES[:1], length=shape[1], rows=shape[0])
+    return _encode(source, SENTENCES[1:4], length=min(23, source.max_length))
+
+
+def validation_batches(source: Source, shape: tuple[int, int] | None = None) -> list[Batch]:
+    """Batches of several sizes, lengths and paddings, the longest input included."""
+    if shape is not None:
+        rows, length = shape
+        texts = (SENTENCES * rows)[: 2 * rows]
+        return [_encode(source, texts[i : i + rows], length=length, rows=rows) for i in range(0, 2 * rows, rows)]
+    longest = min(source.max_length, 512)
+    batches = [
+        _encode(source, SENTENCES[:1]),
+        _encode(source, SENTENCES[:4]),
+        _encode(source, SENTENCES),
+        _encode(source, SENTENCES[4:6], length=min(longest, 64)),
+        _encode(source, (" ".join(SENTENCES * 4),), length=min(longest, 128)),
+    ]
+    if longest > 128:
+        batches.append(_encode(source, (" ".join(SENTENCES * 12), SENTENCES[2]), length=longest))
+    return batches
+
+
+def _encode(source: Source, texts: tuple[str, ...], *, length: int | None = None, rows: int | None = None) -> Batch:
+    tokenizer = source.tokenizer
+    if rows is not None:
+        texts = (texts * rows)[:rows]
+    encoded = [tokenizer(t, truncation=True, max_length=length or min(source.max_length, 512)) for t in texts]
+    width = length or max(len(e["input_ids"]) for e in encoded)
+    # Without a padding token any id does: the attention mask hides it.
+    fill = {"input_ids": tokenizer.pad_token_id or 0, "attention_mask": 0, "token_type_ids": tokenizer.pad_token_type_id}
+    batch: dict[str, NDArray[np.int64]] = {}
+    for name in input_names(source):
+        array = np.full((len(texts), width), fill[name], dtype=np.int64)
+        for row, e in zip(array, encoded, strict=True):
+            ids = e[name]
+            row[slice(width - len(ids), None) if tokenizer.padding_side == "left" else slice(len(ids))] = ids
+        batch[name] = array
+    largest, table = int(batch["input_ids"].max()), source.model.get_input_embeddings().weight.shape[0]
+    if largest >= table:
+        raise ExportError(
+            f"the tokenizer gives the id {largest} and the model embeds {table} ids: they do not belong together; "
+            "load the tokenizer that the model was trained with."
+        )
+    return batch

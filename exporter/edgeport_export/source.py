@@ -1,0 +1,275 @@
+"""Load what is to be exported: a hub id, a folder, or a model already in memory.
+
+Knows transformers' loaders and the files beside the weights; knows nothing of graphs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from edgeport.errors import ExportError, UsageError
+from edgeport_export.recipe import Recipe
+from edgeport_export.sentence import SentenceHead, load_sentence_head
+from edgeport_export.tasks import ExportTask, infer_task, resolve_task
+
+__all__ = ["Source", "load_source"]
+
+
+@dataclass
+class Source:
+    """A model with all that its export needs."""
+
+    id: str
+    revision: str | None
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: ExportTask
+    sentence_head: SentenceHead | None = None
+    """Pooling, dense layers and normalization, where the task is sentence-embedding."""
+    task_options: dict[str, Any] = field(default_factory=dict)
+    max_length: int = 512
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return self.model.config
+
+    def weights_sha256(self) -> str:
+        """SHA-256 over names, dtypes, shapes and bytes of all weights, in order of name."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def load_source(
+    model: str | Path | PreTrainedModel, recipe: Recipe, *, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Source:
+    """Load ``model`` in fp32, with its tokenizer, and settle its task.
+
+    Raises:
+        UsageError: no such model or task, a file instead of a folder, or a tokenizer that is missing.
+        ExportError: the files are there and cannot be read: corrupt weights, a tokenizer that cannot be made fast.
+    """
+    if isinstance(model, PreTrainedModel):
+        if tokenizer is None:
+            raise UsageError(f"{type(model).__name__} came without a tokenizer: pass tokenizer=... as well.")
+        return _from_memory(model, tokenizer, recipe)
+    name = str(model)
+    _check_exists(name)
+    config = _load_config(name, recipe)
+    modules = _read_json(name, "modules.json", recipe)
+    task = (
+        resolve_task(recipe.task)
+        if recipe.task
+        else infer_task(
+            config,
+            architecture=(getattr(config, "architectures", None) or [None])[0],
+            is_sentence_transformer=isinstance(modules, list),
+            pipeline_tag=_pipeline_tag(name, recipe),
+        )
+    )
+    loaded = _load_model(name, task, config, recipe)
+    source = Source(
+        id=Path(name).resolve().name if Path(name).is_dir() else name,
+        revision=recipe.revision or getattr(config, "_commit_hash", None),
+        model=loaded,
+        tokenizer=_require_fast(tokenizer or _load_tokenizer(name, recipe), name),
+        task=task,
+        task_options=task.options(config),
+    )
+    source.max_length = _max_length(source)
+    if task.name == "sentence-embedding":
+        _add_sentence_head(source, name, modules, recipe)
+    return source
+
+
+def _from_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Source:
+    architecture = type(model).__name__
+    task = (
+        resolve_task(recipe.task)
+        if recipe.task
+        else infer_task(model.config, architecture=architecture, is_sentence_transformer=False, pipeline_tag=None)
+    )
+    source = Source(
+        id=getattr(model.config, "_name_or_path", "") or architecture,
+        revision=getattr(model.config, "_commit_hash", None),
+        model=model.float().eval(),
+        tokenizer=_require_fast(tokenizer, architecture),
+        task=task,
+        task_options=task.options(model.config),
+    )
+    source.max_length = _max_length(source)
+    if task.name == "sentence-embedding":
+        source.sentence_head = SentenceHead.mean_pooling()
+    return source
+
+
+def _check_exists(name: str) -> None:
+    path = Path(name)
+    if path.is_file():
+        raise UsageError(f"{name!r} is a file: give the model's folder, the one with config.json in it.")
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(f"{name!r} has no config.json: give a folder that `save_pretrained` wrote, or a hub id.")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)?", name):
+        raise UsageError(f"{name!r} is neither a folder nor a hub id (owner/name): check the path.")
+
+
+def _load_config(name: str, recipe: Recipe) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code)
+    except Exception as e:
+        raise _explain(name, e) from e
+
+
+def _load_model(name: str, task: ExportTask, config: PretrainedConfig, recipe: Recipe) -> PreTrainedModel:
+    auto = getattr(transformers, task.auto_class)
+    try:
+        model = auto.from_pretrained(
+            name,
+            config=config,
+            dtype=torch.float32,
+            revision=recipe.revision,
+            trust_remote_code=recipe.trust_remote_code,
+        )
+    except Exception as e:
+        raise _explain(name, e) from e
+    return model.eval()
+
+
+def _load_tokenizer(name: str, recipe: Recipe) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code)
+    except Exception as e:
+        raise ExportError(
+            f"the tokenizer of {name!r} cannot be loaded ({_first_line(e)}): put its files beside the model."
+        ) from e
+
+
+def _require_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
+    if getattr(tokenizer, "backend_tokenizer", None) is not None:
+        return tokenizer
+    try:
+        from transformers import PreTrainedTokenizerFast
+        from transformers.convert_slow_tokenizer import convert_slow_tokenizer
+
+        backend = convert_slow_tokenizer(tokenizer)
+    except Exception as e:
+        raise ExportError(
+            f"{type(tokenizer).__name__} of {name!r} has no fast version and cannot be converted ({_first_line(e)}): "
+            "the runtime needs a tokenizer.json; use a model that has one."
+        ) from e
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=tokenizer.model_input_names,
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        **tokenizer.special_tokens_map,
+    )
+
+
+def _add_sentence_head(source: Source, name: str, modules: Any, recipe: Recipe) -> None:
+    source.sentence_head = (
+        load_sentence_head(modules, lambda file: _cached(name, file, recipe)) if modules else SentenceHead.mean_pooling()
+    )
+    first = modules[0]["path"] if modules else ""
+    limits = _read_json(name, f"{first}/sentence_bert_config.json".lstrip("/"), recipe) or {}
+    if isinstance(limits.get("max_seq_length"), int):
+        source.max_length = min(source.max_length, limits["max_seq_length"])
+    stored = _read_json(name, "config_sentence_transformers.json", recipe) or {}
+    source.task_options = {
+        "prompts": stored.get("prompts") or {},
+        "default_prompt_name": stored.get("default_prompt_name"),
+        "similarity_fn_name": stored.get("similarity_fn_name") or "cosine",
+    }
+
+
+def _max_length(source: Source) -> int:
+    """The longest input in tokens: the tokenizer's word, bounded by the position table."""
+    limit = source.tokenizer.model_max_length
+    config = source.config
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    table = getattr(text_config, "max_position_embeddings", None)
+    if isinstance(table, int) and table > 0:
+        for module_name, module in source.model.named_modules():
+            # RoBERTa and its kin start counting positions behind the padding index.
+            if (
+                "position" in module_name
+                and isinstance(module, torch.nn.Embedding)
+                and module.num_embeddings == table
+                and module.padding_idx is not None
+            ):
+                table -= module.padding_idx + 1
+                break
+        limit = min(limit, table)
+    return int(limit) if limit < 1_000_000 else 512
+
+
+def _pipeline_tag(name: str, recipe: Recipe) -> str | None:
+    """``pipeline_tag`` of the model card's front matter, if the folder or the hub's repository has one."""
+    path = _cached(name, "README.md", recipe)
+    if path is None:
+        return None
+    match = re.match(r"---\n(.*?)\n---", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    tag = re.search(r"^pipeline_tag:\s*([\w-]+)", match.group(1), re.MULTILINE) if match else None
+    return tag.group(1) if tag else None
+
+
+def _cached(name: str, file: str, recipe: Recipe) -> Path | None:
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return path if path.is_file() else None
+    try:
+        found = cached_file(
+            name,
+            file,
+            revision=recipe.revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:
+        return None
+    return Path(found) if found else None
+
+
+def _read_json(name: str, file: str, recipe: Recipe) -> Any:
+    path = _cached(name, file, recipe)
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ExportError(f"{file} of {name!r} is not valid JSON ({e}): download the model again.") from e
+
+
+def _explain(name: str, error: Exception) -> ExportError | UsageError:
+    """One sentence for the many ways in which transformers says that a model cannot be loaded."""
+    text = _first_line(error)
+    if "trust_remote_code" in str(error):
+        return UsageError(
+            f"{name!r} brings its own Python code, which is not run by default: pass --trust-remote-code if you trust it."
+        )
+    if not Path(name).is_dir() and isinstance(error, OSError):
+        return UsageError(f"model {name!r} was not found ({text}): check the id, the network, or give a folder.")
+    if isinstance(error, ValueError) and "Unrecognized" in str(error):
+        return UsageError(f"{name!r} cannot be loaded by this task's class ({text}): choose another --task.")
+    return ExportError(f"{name!r} cannot be loaded ({text}): download the model again.")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200].rstrip('.')}" if lines else type(error).__name__
+
+

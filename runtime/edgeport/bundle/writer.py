@@ -1,0 +1,100 @@
+"""Write a bundle so that it is either whole or not there.
+
+Files go into a hidden folder beside the target; the manifest is written last; then one rename puts it in place. An old
+bundle is moved aside first and deleted only after the new one stands, so a crash at any point loses nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+from edgeport.bundle.files import sha256_of
+from edgeport.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest, check_path
+from edgeport.errors import UsageError
+
+__all__ = ["BundleWriter", "check_target"]
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Refuse early what ``BundleWriter`` would refuse late.
+
+    Raises:
+        UsageError: ``target`` exists and ``force`` is off, or it exists and is not a bundle (never overwritten), or its
+            parent cannot be written.
+    """
+    if target.exists() or target.is_symlink():
+        bundle = (target / MANIFEST_NAME).is_file()
+        empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+        if not bundle and not empty:
+            raise UsageError(f"{str(target)!r} exists and is not a bundle, so it is left alone: choose another folder.")
+        if bundle and not force:
+            raise UsageError(f"{str(target)!r} exists: choose another folder, or replace it with --force.")
+    parent = target.absolute().parent
+    existing = next(p for p in (parent, *parent.parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UsageError(f"{str(existing)!r} is not a folder that can be written: choose another place for the bundle.")
+
+
+@dataclass
+class BundleWriter:
+    """A context manager that collects a bundle's files and puts them in place at the end.
+
+    Use ``directory`` to write files, then ``commit``. Leaving the context without a commit removes everything.
+    """
+
+    target: Path
+    force: bool = False
+
+    def __enter__(self) -> BundleWriter:
+        check_target(self.target, force=self.force)
+        self.target = self.target.absolute()
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self.directory = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", suffix=".partial", dir=self.target.parent))
+        self.directory.chmod(0o755)  # mkdtemp makes it private, and a bundle is there to be shared
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def commit(self, make_manifest: Callable[[dict[str, FileRecord]], Manifest]) -> Manifest:
+        """Hash what lies in ``directory``, write the manifest that ``make_manifest`` returns, and rename into place."""
+        files = sorted(p for p in self.directory.rglob("*") if p.is_file())
+        records = {
+            check_path(p.relative_to(self.directory).as_posix()): FileRecord(sha256_of(p), p.stat().st_size) for p in files
+        }
+        manifest = replace(make_manifest(records), files=records)
+        for p in files:
+            _flush(p)
+        (self.directory / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        _flush(self.directory / MANIFEST_NAME)
+        self._replace_target()
+        return manifest
+
+    def _replace_target(self) -> None:
+        old = None
+        if self.target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", suffix=".old", dir=self.target.parent))
+            self.target.rename(old / "bundle")
+        try:
+            self.directory.rename(self.target)
+        except OSError:
+            if old is not None:
+                (old / "bundle").rename(self.target)
+                old.rmdir()
+            raise
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Force the file to disk, so that a power cut after the rename cannot leave it empty."""
+    with path.open("rb") as f:
+        os.fsync(f.fileno())
