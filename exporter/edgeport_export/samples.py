@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeport.errors import ExportError
 from edgeport_export.source import Source
 
-__all__ = ["Batch", "capture_batch", "input_names", "validation_batches"]
+__all__ = ["Batch", "capture_batch", "input_names", "timing_batches", "validation_batches"]
 
 Batch = Mapping[str, NDArray[np.int64]]
 
@@ -70,6 +70,15 @@ def validation_batches(source: Source, shape: tuple[int, int] | None = None) -> 
     if longest > 128:
         batches.append(_encode(source, (" ".join(SENTENCES * 12), SENTENCES[2]), length=longest))
     return batches
+
+
+def timing_batches(source: Source, shape: tuple[int, int] | None = None) -> list[Batch]:
+    """One short and one longer text, without padding: 1 x 16 and 1 x 128 tokens, as far as the model goes."""
+    if shape is not None:
+        return [capture_batch(source, shape)]
+    text = (" ".join(SENTENCES * 6),)
+    lengths = sorted({min(length, source.max_length) for length in (16, 128)})
+    return [_encode(source, text, length=length) for length in lengths]
 
 
 def _encode(source: Source, texts: tuple[str, ...], *, length: int | None = None, rows: int | None = None) -> Batch:

@@ -22,7 +22,7 @@ from edgeport_export.recipe import Recipe
 from edgeport_export.sentence import SentenceHead, load_sentence_head
 from edgeport_export.tasks import ExportTask, infer_task, resolve_task
 
-__all__ = ["Source", "load_source"]
+__all__ = ["Source", "load_source", "settle_task"]
 
 
 @dataclass
@@ -66,19 +66,7 @@ def load_source(
             raise UsageError(f"{type(model).__name__} came without a tokenizer: pass tokenizer=... as well.")
         return _from_memory(model, tokenizer, recipe)
     name = str(model)
-    _check_exists(name)
-    config = _load_config(name, recipe)
-    modules = _read_json(name, "modules.json", recipe)
-    task = (
-        resolve_task(recipe.task)
-        if recipe.task
-        else infer_task(
-            config,
-            architecture=(getattr(config, "architectures", None) or [None])[0],
-            is_sentence_transformer=isinstance(modules, list),
-            pipeline_tag=_pipeline_tag(name, recipe),
-        )
-    )
+    config, task, modules = settle_task(name, recipe)
     loaded = _load_model(name, task, config, recipe)
     source = Source(
         id=Path(name).resolve().name if Path(name).is_dir() else name,
@@ -92,6 +80,26 @@ def load_source(
     if task.name == "sentence-embedding":
         _add_sentence_head(source, name, modules, recipe)
     return source
+
+
+def settle_task(name: str, recipe: Recipe) -> tuple[PretrainedConfig, ExportTask, Any]:
+    """Config, task and ``modules.json`` (None where there is none) of a hub id or folder, without loading weights.
+
+    Raises:
+        UsageError: no such model or task, or a file instead of a folder.
+    """
+    _check_exists(name)
+    config = _load_config(name, recipe)
+    modules = _read_json(name, "modules.json", recipe)
+    if recipe.task:
+        return config, resolve_task(recipe.task), modules
+    task = infer_task(
+        config,
+        architecture=(getattr(config, "architectures", None) or [None])[0],
+        is_sentence_transformer=isinstance(modules, list),
+        pipeline_tag=_pipeline_tag(name, recipe),
+    )
+    return config, task, modules
 
 
 def _from_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Source:

@@ -1,8 +1,18 @@
-"""The last rung: transformers' own ONNX exporter, which patches what torch.export cannot trace."""
+"""The last rung: transformers' own ONNX exporter, which patches what torch.export cannot trace.
+
+Slower than torch.onnx alone, and its graphs are larger, so it is asked last. Attention that is plugged in stays one
+operator here too.
+"""
 
 from __future__ import annotations
 
+import logging
+import re
+
 import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
 
 from edgeport_export.head import ExportHead
 from edgeport_export.samples import Batch
@@ -10,5 +20,43 @@ from edgeport_export.samples import Batch
 __all__ = ["capture_with_transformers"]
 
 
-def capture_with_transformers(head: ExportHead, batch: Batch, *, opset: int) -> ir.Model:
-    raise NotImplementedError
+class _Named(nn.Module):
+    """The head with names for its inputs and outputs, which is how the exporter wants them."""
+
+    def __init__(self, head: ExportHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        results = self.head(*(inputs[name] for name in self.head.names))
+        return dict(zip(self.head.outputs, results, strict=True))
+
+
+def capture_with_transformers(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> ir.Model:
+    """Capture ``head`` with the inputs of ``batch``, as ``capture`` does; raises whatever the exporter raises."""
+    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+
+    inputs = {name: torch.from_numpy(batch[name]) for name in head.names}
+    axes = None if fixed else {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in head.names}
+    logging.getLogger("transformers.exporters").setLevel(logging.ERROR)
+    config = OnnxConfig(dynamic=not fixed, dynamic_shapes=axes, opset_version=opset, optimize=False)
+    model: ir.Model = OnnxExporter().export(_Named(head).eval(), inputs, config=config).program
+    if not fixed:
+        _name_axes(model)
+    return model
+
+
+def _name_axes(model: ir.Model) -> None:
+    """Call the first input's axes ``batch`` and ``sequence`` wherever they occur; the exporter calls them s77 and s27."""
+    first = model.graph.inputs[0].shape
+    assert first is not None
+    names = {str(axis): name for axis, name in zip(first, ("batch", "sequence"), strict=True)}
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
+    for value in ir.convenience.create_value_mapping(model.graph).values():
+        if value.shape is None or value.shape.is_static():
+            continue
+        value.shape = ir.Shape([axis if isinstance(axis, int) else _renamed(axis, pattern, names) for axis in value.shape])
+
+
+def _renamed(axis: ir.SymbolicDim, pattern: re.Pattern[str], names: dict[str, str]) -> str | None:
+    return None if axis.value is None else pattern.sub(lambda found: names[found.group()], axis.value)

@@ -21,12 +21,19 @@ _SMALL = 1024
 
 class FoldConstants(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        folded = fold_constants(model, input_size_limit=_SMALL, output_size_limit=_SMALL)
+        folded = fold_constants(
+            model, input_size_limit=_SMALL, output_size_limit=_SMALL, should_fold=_leave_weight_transposes
+        )
         changed = bool(folded.modified)
         for node in list(model.graph):
             if node.op_type == "Transpose" and is_weight(node.inputs[0]):
                 changed |= _fold_transpose(model.graph, node)
         return ir.passes.PassResult(model, modified=changed)
+
+
+def _leave_weight_transposes(node: ir.Node) -> bool | None:
+    """onnxscript would fold any transpose at once, into a second copy of the model."""
+    return False if node.op_type == "Transpose" and is_weight(node.inputs[0]) else None
 
 
 def _fold_transpose(graph: ir.Graph, node: ir.Node) -> bool:

@@ -1,0 +1,80 @@
+"""The model card: what the bundle is and what was measured, as Markdown for people who find it in a folder."""
+
+from __future__ import annotations
+
+from edgeport.bundle import Manifest
+
+__all__ = ["model_card"]
+
+_EXAMPLES = {
+    "question-answering": 'pipe(question="Who wrote it?", context="Mary Shelley wrote it in 1818.")',
+    "zero-shot-classification": 'pipe("The train was late again.", candidate_labels=["travel", "food"])',
+    "text-ranking": 'pipe.rank("where is the harbour", ["The harbour is in the south.", "It rained."])',
+    "fill-mask": 'pipe("The harbour lies {mask} of the town.")',
+}
+
+
+def model_card(manifest: Manifest) -> str:
+    """The text of the bundle's README.md."""
+    source = manifest.source
+    example = _EXAMPLES.get(manifest.task, 'pipe("The last boat left an hour ago.")')
+    if manifest.text is not None:
+        example = example.replace("{mask}", manifest.text.special_tokens.get("mask_token", "[MASK]"))
+    lines = [
+        "---",
+        "library_name: edgeport",
+        f"pipeline_tag: {'sentence-similarity' if manifest.task == 'sentence-embedding' else manifest.task}",
+        f"base_model: {source.id}",
+        "tags: [onnx, edgeport]",
+        "---",
+        "",
+        f"# {source.id}, for the edge",
+        "",
+        f"`{source.architecture}` exported to ONNX for {manifest.task} by edgeport {manifest.versions.get('edgeport', '')} "
+        f"on {manifest.created[:10]}" + (f", from revision `{source.revision}`." if source.revision else "."),
+        "",
+        "```python",
+        "import edgeport",
+        "",
+        'pipe = edgeport.load("this-folder")',
+        f"print({example})",
+        "```",
+        "",
+        "## Variants",
+        "",
+        "| variant | size | largest difference | mean cosine | same label | latency | needs |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for name, variant in manifest.variants.items():
+        parity, latency = variant.measured.get("parity"), variant.measured.get("latency")
+        agreement = parity.get("agreement") if parity else None
+        lines.append(
+            "| "
+            + " | ".join(
+                (
+                    name,
+                    f"{variant.size_bytes / 1e6:.1f} MB",
+                    f"{parity['max_abs']:.2g}" if parity else "not checked",
+                    f"{parity['cosine']:.5f}" if parity else "not checked",
+                    f"{agreement:.1%}" if agreement is not None else "–",
+                    ", ".join(f"{v:.1f} ms at {k}" for k, v in latency["milliseconds"].items()) if latency else "–",
+                    f"onnxruntime ≥ {variant.min_onnxruntime}",
+                )
+            )
+            + " |"
+        )
+    lines += ["", _how_checked(manifest), ""]
+    return "\n".join(lines)
+
+
+def _how_checked(manifest: Manifest) -> str:
+    validation = manifest.validation
+    if not validation.get("performed"):
+        return "**Not validated**: the export was asked not to compare the graphs with the original."
+    machine = validation.get("machine", {})
+    return (
+        f"Differences are to the original in PyTorch, fp32, over {validation['rows']} rows of {validation['batches']} "
+        "batches of sentences of many lengths, padding left out. Latencies are medians at batch × tokens, an indication "
+        f"from the machine of the export ({machine.get('processor', 'unknown')}, {machine.get('threads', '?')} threads); "
+        "`edgeport bench` measures on yours."
+    )

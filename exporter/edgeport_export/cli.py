@@ -1,0 +1,185 @@
+"""``edgeport export``: arguments to a recipe, a recipe to a bundle, a bundle to a table."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from edgeport.errors import MissingExtraError, UsageError
+
+try:
+    import rich  # noqa: F401
+    import torch  # noqa: F401
+    import transformers
+except ImportError as e:
+    raise MissingExtraError("`edgeport export`", "export") from e
+
+from rich.console import Console
+from rich.table import Table
+
+from edgeport_export.pipeline import ExportResult, export
+from edgeport_export.progress import Progress
+from edgeport_export.recipe import OPSETS, PRECISIONS, Recipe
+from edgeport_export.source import settle_task
+from edgeport_export.tasks import TASKS
+
+__all__ = ["DESCRIPTION", "EPILOG", "add_arguments", "run"]
+
+DESCRIPTION = "Export a Hugging Face model to a bundle: ONNX graphs, tokenizer, and the proof that they are the model."
+EPILOG = """\
+examples:
+  edgeport export sentence-transformers/all-MiniLM-L6-v2 minilm
+  edgeport export ./my-finetuned-bert intents --precision int8 --keep-fp32 'classifier'
+  edgeport export dslim/bert-base-NER ner --fixed-shape 1x128 --precision fp16
+  edgeport export ./model out --dry-run
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", metavar="MODEL", help="hub id (owner/name) or a local folder in transformers' format")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the bundle; must not exist (see --force)")
+    parser.add_argument("--task", help=f"default: inferred; one of {', '.join(TASKS)}, or a synonym")
+    parser.add_argument(
+        "--precision",
+        metavar="LIST",
+        help=f"variants to make, comma-separated, from {', '.join(PRECISIONS)} (default: fp32,int8)",
+    )
+    parser.add_argument("--opset", type=int, help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]} (default: {Recipe.opset})")
+    parser.add_argument(
+        "--fixed-shape", metavar="BxS", help="one shape only, e.g. 1x128, for accelerators that compile for it"
+    )
+    parser.add_argument(
+        "--keep-fp32", metavar="REGEX", help="weights whose names it finds stay in fp32 when the rest is quantized"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", default=None, help="run Python code that the model brings along"
+    )
+    parser.add_argument("--no-validate", action="store_true", help="skip the comparison with the original; is recorded")
+    parser.add_argument("--recipe", metavar="FILE", help="TOML file of these choices; options given here win")
+    parser.add_argument("--dry-run", action="store_true", help="print the recipe and what would be done, and stop")
+    parser.add_argument("--force", action="store_true", help="replace OUT if it is a bundle, once the new one is complete")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    recipe = make_recipe(args)
+    _silence_transformers()
+    if args.dry_run:
+        return _dry_run(args, recipe)
+    result = export(args.model, args.out, recipe, force=args.force, progress=Progress(show=not args.json))
+    if args.json:
+        print(json.dumps(_as_json(result), indent=2))
+    else:
+        _print_summary(result)
+    return 0
+
+
+def make_recipe(args: argparse.Namespace) -> Recipe:
+    """The recipe file's choices, with those of the command line on top.
+
+    Raises:
+        UsageError: a value is not allowed.
+    """
+    recipe = Recipe.from_toml(args.recipe) if args.recipe else Recipe()
+    given: dict[str, Any] = {
+        "task": args.task,
+        "precisions": tuple(p.strip() for p in args.precision.split(",")) if args.precision else None,
+        "opset": args.opset,
+        "fixed_shape": _shape(args.fixed_shape),
+        "keep_fp32": args.keep_fp32,
+        "revision": args.revision,
+        "trust_remote_code": args.trust_remote_code,
+        "validate": False if args.no_validate else None,
+    }
+    return dataclasses.replace(recipe, **{k: v for k, v in given.items() if v is not None})
+
+
+def _shape(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
+    if match is None:
+        raise UsageError(f"--fixed-shape {text!r} is not a batch and a length: write it like 1x128.")
+    return int(match[1]), int(match[2])
+
+
+def _dry_run(args: argparse.Namespace, recipe: Recipe) -> int:
+    config, task, _ = settle_task(args.model, recipe)
+    recipe = dataclasses.replace(recipe, task=task.name)
+    architecture = (getattr(config, "architectures", None) or ["unknown"])[0]
+    if args.json:
+        print(json.dumps({"model": args.model, "architecture": architecture, "recipe": recipe.to_dict()}, indent=2))
+        return 0
+    shape = "batch × sequence" if recipe.fixed_shape is None else "{}x{}".format(*recipe.fixed_shape)
+    print(f"Would load      {args.model} ({architecture}, {config.model_type}) for {task.name}")
+    print(f"Would capture   inputs of {shape}, opset {recipe.opset}, attention fused by construction")
+    print(f"Would make      {', '.join(f'model.{p}.onnx' for p in recipe.precisions)}")
+    print("Would compare   each with the original in torch fp32" if recipe.validate else "Would not compare")
+    print(f"Would write     {args.out}")
+    print("\nrecipe:\n" + json.dumps(recipe.to_dict(), indent=2))
+    return 0
+
+
+def _as_json(result: ExportResult) -> dict[str, Any]:
+    manifest = result.manifest
+    return {
+        "path": str(result.path),
+        "task": manifest.task,
+        "capture": manifest.capture,
+        "variants": {name: dataclasses.asdict(variant) for name, variant in manifest.variants.items()},
+        "refused": result.refused,
+        "seconds": result.seconds,
+    }
+
+
+def _print_summary(result: ExportResult) -> None:
+    manifest = result.manifest
+    console = Console()
+    table = Table(title=f"{manifest.source.id} · {manifest.task}", title_justify="left")
+    for column in ("variant", "size", "max difference", "cosine", "same label"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    timed = next((v.measured["latency"]["milliseconds"] for v in manifest.variants.values() if v.measured), {})
+    for shape in timed:
+        table.add_column(f"ms at {shape}", justify="right")
+    for name, variant in manifest.variants.items():
+        parity = variant.measured.get("parity")
+        latency = variant.measured.get("latency", {}).get("milliseconds", {})
+        agreement = parity["agreement"] if parity else None
+        table.add_row(
+            name,
+            f"{variant.size_bytes / 1e6:.1f} MB",
+            f"{parity['max_abs']:.2g}" if parity else "not checked",
+            f"{parity['cosine']:.5f}" if parity else "not checked",
+            f"{agreement:.1%}" if agreement is not None else "–",
+            *(f"{value:.1f}" for value in latency.values()),
+        )
+    console.print(table)
+    for name, why in result.refused.items():
+        console.print(f"[yellow]{name} was left out:[/] {why}", highlight=False)
+    for name, variant in manifest.variants.items():
+        for note in variant.notes:
+            if "skipped" in note:
+                console.print(f"{name}: {note}", highlight=False, soft_wrap=True)
+    seconds = sum(result.seconds.values())
+    console.print(f"Wrote {result.path} in {seconds:.0f} s. Try: edgeport run {result.path} \"…\"", highlight=False)
+
+
+def _silence_transformers() -> None:
+    """transformers' bars and notices would run through ours; what goes wrong is raised."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

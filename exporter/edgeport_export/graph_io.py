@@ -1,0 +1,74 @@
+"""Write a graph to disk, and run it from there. Knows files and ONNX Runtime; knows no pass and no task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeport.errors import ExportError
+from edgeport.session import open_graph
+from edgeport_export.samples import Batch
+
+__all__ = ["MIN_ONNXRUNTIME", "operator_counts", "runner", "save_graph", "time_run"]
+
+MIN_ONNXRUNTIME: Mapping[int, str] = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.22"}
+"""The first onnxruntime release that takes each opset."""
+
+_EXTERNAL_ABOVE = 2**28
+"""Bytes. Larger weights go beside the graph: a protobuf ends at 2 GB, and a parsed one is held in memory twice."""
+
+
+def save_graph(model: ir.Model, path: Path) -> int:
+    """Write ``model`` to ``path``, large weights to ``path`` + ".data"; returns the bytes written.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    data = f"{path.name}.data" if size > _EXTERNAL_ABOVE else None
+    ir.save(model, path, external_data=data)
+    return sum(p.stat().st_size for p in (path, path.with_name(path.name + ".data")) if p.exists())
+
+
+def operator_counts(model: ir.Model) -> dict[str, int]:
+    """Operator to count, the most frequent first."""
+    counts: dict[str, int] = {}
+    for node in model.graph.all_nodes():
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def runner(path: Path, outputs: Sequence[str]) -> Callable[[Batch], list[NDArray[np.float32]]]:
+    """Open the graph as the runtime would, on the CPU; returns a function from a batch to its outputs.
+
+    Raises:
+        ExportError: ONNX Runtime refuses the graph.
+    """
+    try:
+        session = open_graph(path)
+    except Exception as e:
+        raise ExportError(f"onnxruntime refuses {path.name} ({str(e).splitlines()[0][:200]}): report this model.") from e
+
+    def run(batch: Batch) -> list[NDArray[np.float32]]:
+        results: list[NDArray[np.float32]] = session.run(list(outputs), dict(batch))
+        return results
+
+    return run
+
+
+def time_run(run: Callable[[Batch], object], batch: Batch, *, seconds: float = 0.6) -> float:
+    """Median time of one call in milliseconds, after three calls to warm up. An indication; `edgeport bench` measures."""
+    for _ in range(3):
+        run(batch)
+    samples: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(samples) < 5 or (time.perf_counter() < end and len(samples) < 100):
+        start = time.perf_counter()
+        run(batch)
+        samples.append((time.perf_counter() - start) * 1e3)
+    return float(np.median(samples))

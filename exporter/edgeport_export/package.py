@@ -1,0 +1,111 @@
+"""The bundle's contents apart from the graphs: tokenizer, manifest, model card."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from tokenizers import Tokenizer
+
+from edgeport import __version__
+from edgeport.bundle import ModelSource, TensorSpec, TextSpec
+from edgeport_export.recipe import Recipe
+from edgeport_export.source import Source
+
+__all__ = ["created_now", "labels", "model_source", "tensor_specs", "text_spec", "tool_versions", "write_tokenizer"]
+
+_ONNX_DTYPES = {ir.DataType.INT64: "int64", ir.DataType.INT32: "int32", ir.DataType.FLOAT: "float32"}
+
+
+def write_tokenizer(source: Source, directory: Path) -> None:
+    """Write tokenizer.json, without the truncation and padding that somebody stored in it: the runtime does both."""
+    backend = Tokenizer.from_str(source.tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    backend.save(str(directory / "tokenizer.json"))
+
+
+def text_spec(source: Source, recipe: Recipe) -> TextSpec:
+    """How the runtime turns text into inputs."""
+    tokenizer = source.tokenizer
+    fixed_batch, fixed_length = recipe.fixed_shape or (None, None)
+    return TextSpec(
+        max_length=min(source.max_length, fixed_length or source.max_length),
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+        pad_token=tokenizer.pad_token or "",
+        pad_token_type_id=tokenizer.pad_token_type_id,
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        special_tokens={k: str(v) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)},
+        fixed_length=fixed_length,
+        fixed_batch=fixed_batch,
+        clean_up_tokenization_spaces=bool(getattr(tokenizer, "clean_up_tokenization_spaces", False)),
+        add_prefix_space=bool(getattr(tokenizer, "add_prefix_space", False)),
+    )
+
+
+def labels(source: Source) -> tuple[str, ...]:
+    """Label of each class in the order of the logits; empty for tasks without labels."""
+    if not source.task.has_labels:
+        return ()
+    names = {int(k): str(v) for k, v in source.config.id2label.items()}
+    return tuple(names.get(i, f"LABEL_{i}") for i in range(source.config.num_labels))
+
+
+def model_source(source: Source) -> ModelSource:
+    return ModelSource(
+        id=source.id,
+        architecture=type(source.model).__name__,
+        model_type=source.config.model_type,
+        revision=source.revision,
+        sha256=source.weights_sha256(),
+    )
+
+
+def tensor_specs(values: list[ir.Value]) -> tuple[TensorSpec, ...]:
+    """Name, dtype and shape of graph inputs or outputs."""
+    return tuple(
+        TensorSpec(
+            name=str(v.name),
+            dtype=_ONNX_DTYPES.get(v.dtype, str(v.dtype).lower()) if v.dtype is not None else "float32",
+            shape=tuple(s if isinstance(s, int) else str(s.value or "?") for s in (v.shape or ())),
+        )
+        for v in values
+    )
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what took part in the export."""
+    found = {"edgeport": __version__, "python": platform.python_version()}
+    for package in ("torch", "transformers", "onnxruntime", "onnx-ir", "onnxscript", "tokenizers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def created_now() -> str:
+    """The present moment, UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def machine() -> Mapping[str, Any]:
+    """What the latencies were measured on."""
+    from edgeport.session import usable_threads
+
+    return {"processor": _processor(), "system": platform.system(), "threads": usable_threads()}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
