@@ -10,9 +10,9 @@ import inspect
 from collections.abc import Mapping
 
 import numpy as np
+from edgeport.errors import ExportError
 from numpy.typing import NDArray
 
-from edgeport.errors import ExportError
 from edgeport_export.source import Source
 
 __all__ = ["Batch", "capture_batch", "input_names", "timing_batches", "validation_batches"]
@@ -36,6 +36,10 @@ SENTENCES = (
 )
 """Short and long, questions and statements, names, numbers, accents and punctuation."""
 
+QUESTION = "Who was born in Zürich?"
+"""What comes first where the task takes pairs."""
+
+_PAIRED = ("question-answering", "text-ranking", "zero-shot-classification")
 _TOKENIZER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -81,14 +85,24 @@ def timing_batches(source: Source, shape: tuple[int, int] | None = None) -> list
     return [_encode(source, text, length=length) for length in lengths]
 
 
-def _encode(source: Source, texts: tuple[str, ...], *, length: int | None = None, rows: int | None = None) -> Batch:
+def _encode(
+    source: Source,
+    texts: tuple[str, ...],
+    *,
+    length: int | None = None,
+    rows: int | None = None,
+) -> Batch:
     tokenizer = source.tokenizer
     if rows is not None:
         texts = (texts * rows)[:rows]
-    encoded = [tokenizer(t, truncation=True, max_length=length or min(source.max_length, 512)) for t in texts]
+    encoded = [_tokenize(source, text, length or min(source.max_length, 512)) for text in texts]
     width = length or max(len(e["input_ids"]) for e in encoded)
     # Without a padding token any id does: the attention mask hides it.
-    fill = {"input_ids": tokenizer.pad_token_id or 0, "attention_mask": 0, "token_type_ids": tokenizer.pad_token_type_id}
+    fill = {
+        "input_ids": tokenizer.pad_token_id or 0,
+        "attention_mask": 0,
+        "token_type_ids": tokenizer.pad_token_type_id,
+    }
     batch: dict[str, NDArray[np.int64]] = {}
     for name in input_names(source):
         array = np.full((len(texts), width), fill[name], dtype=np.int64)
@@ -96,10 +110,28 @@ def _encode(source: Source, texts: tuple[str, ...], *, length: int | None = None
             ids = e[name]
             row[slice(width - len(ids), None) if tokenizer.padding_side == "left" else slice(len(ids))] = ids
         batch[name] = array
-    largest, table = int(batch["input_ids"].max()), source.model.get_input_embeddings().weight.shape[0]
-    if largest >= table:
+    _check_vocabulary(source, int(batch["input_ids"].max()))
+    return batch
+
+
+def _tokenize(source: Source, text: str, limit: int) -> Mapping[str, list[int]]:
+    tokenizer = source.tokenizer
+    pair = (QUESTION, text) if source.task.name in _PAIRED else (text,)
+    try:
+        return tokenizer(*pair, truncation=True, max_length=limit)
+    except Exception:  # a limit with no room for the special tokens, or none for both texts
+        return {name: ids[:limit] for name, ids in tokenizer(*pair).items()}
+
+
+def _check_vocabulary(source: Source, largest: int) -> None:
+    """Refuse a tokenizer whose ids lie beyond the model's table."""
+    try:
+        table = source.model.get_input_embeddings()
+    except NotImplementedError:  # a model that hashes characters has none
+        return
+    size = getattr(table, "weight", table).shape[0]
+    if largest >= size:
         raise ExportError(
-            f"the tokenizer gives the id {largest} and the model embeds {table} ids: they do not belong together; "
+            f"the tokenizer gives the id {largest} and the model embeds {size} ids: they do not belong together; "
             "load the tokenizer that the model was trained with."
         )
-    return batch

@@ -131,9 +131,11 @@ def _attention(
             bias = _additive(attention_mask, query.dtype)[..., : key.shape[2]]
     if position_bias is not None:
         bias = position_bias if bias is None else position_bias + bias
+    if bias is not None and not isinstance(bias.shape[2], torch.SymInt) and bias.shape[2] == 1:
+        bias = bias.expand(-1, -1, queries, -1)
     if softcap is not None or s_aux is not None:
         return _written_out(query, key, value, key_mask, bias, scale, causal, softcap, s_aux), None
-    if torch.onnx.is_in_onnx_export():
+    if torch.compiler.is_exporting():
         output = symbolic(
             f"{DOMAIN}::{OP_TYPE}",
             [query, key, value, key_mask, bias],
@@ -174,4 +176,4 @@ def _written_out(
         weights = torch.cat([scores, column], dim=-1).softmax(-1)[..., :-1]
     else:
         weights = scores.softmax(-1)
-    return (weights @ value).transpose(1, 2)
+    return (weights @ value).transpose(1, 2).contiguous()

@@ -6,7 +6,8 @@ operator here too.
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import io
 import re
 
 import onnx_ir as ir
@@ -38,25 +39,26 @@ def capture_with_transformers(head: ExportHead, batch: Batch, *, opset: int, fix
 
     inputs = {name: torch.from_numpy(batch[name]) for name in head.names}
     axes = None if fixed else {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in head.names}
-    logging.getLogger("transformers.exporters").setLevel(logging.ERROR)
     config = OnnxConfig(dynamic=not fixed, dynamic_shapes=axes, opset_version=opset, optimize=False)
-    model: ir.Model = OnnxExporter().export(_Named(head).eval(), inputs, config=config).program
+    with contextlib.redirect_stdout(io.StringIO()):  # torch.onnx announces its stages there
+        model: ir.Model = OnnxExporter().export(_Named(head).eval(), inputs, config=config).program
     if not fixed:
         _name_axes(model)
     return model
 
 
 def _name_axes(model: ir.Model) -> None:
-    """Call the first input's axes ``batch`` and ``sequence`` wherever they occur; the exporter calls them s77 and s27."""
-    first = model.graph.inputs[0].shape
-    assert first is not None
-    names = {str(axis): name for axis, name in zip(first, ("batch", "sequence"), strict=True)}
+    """Call the inputs' axes ``batch`` and ``sequence`` wherever they occur; the exporter calls them s77 and s27."""
+    shapes = [value.shape for value in model.graph.inputs if value.shape is not None]
+    names = {str(axis): name for shape in shapes for axis, name in zip(shape, ("batch", "sequence"), strict=True)}
     pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
     for value in ir.convenience.create_value_mapping(model.graph).values():
         if value.shape is None or value.shape.is_static():
             continue
-        value.shape = ir.Shape([axis if isinstance(axis, int) else _renamed(axis, pattern, names) for axis in value.shape])
+        value.shape = ir.Shape([_renamed(axis, pattern, names) for axis in value.shape])
 
 
-def _renamed(axis: ir.SymbolicDim, pattern: re.Pattern[str], names: dict[str, str]) -> str | None:
-    return None if axis.value is None else pattern.sub(lambda found: names[found.group()], axis.value)
+def _renamed(axis: int | ir.SymbolicDim, pattern: re.Pattern[str], names: dict[str, str]) -> int | str | None:
+    if isinstance(axis, int) or axis.value is None:
+        return axis if isinstance(axis, int) else None
+    return pattern.sub(lambda found: names[found.group()], axis.value)

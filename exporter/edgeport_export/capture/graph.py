@@ -1,11 +1,11 @@
 """torch to onnx_ir: one ladder for all architectures.
 
-1. fused: attention plugged in through transformers' interfaces, one operator each;
-2. written out: the model computes its attention by itself, which becomes plain operators;
-3. fallback: ``transformers.exporters`` (see ``fallback``), for what torch.onnx cannot trace as it is.
+Attention comes in two forms: plugged in through transformers' interfaces, one operator each, or written out by the
+model itself as plain operators. Either is traced by torch.onnx or, where that cannot, by transformers' own exporter,
+which knows how to get around more of what models do (see ``fallback``).
 
-Before a rung is taken, its torch side is compared with the model as it was, so that a model that does something of its
-own with masks falls to the next rung instead of into a wrong graph.
+Before the plugged form is traced, its torch side is compared with the model as it was, so that a model that does
+something of its own with masks is written out instead of becoming a wrong graph.
 """
 
 from __future__ import annotations
@@ -14,19 +14,28 @@ import contextlib
 import gc
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 import torch
-
 from edgeport.errors import ExportError
-from edgeport_export.capture.attention import fused_attention
+
+from edgeport_export.capture.attention import DOMAIN, fused_attention
 from edgeport_export.capture.fallback import capture_with_transformers
 from edgeport_export.head import ExportHead
 from edgeport_export.samples import Batch
 
 __all__ = ["Captured", "capture"]
+
+_LOUD = (
+    "onnxscript",
+    "torch.export",
+    "torch.onnx",
+    "torch.onnx._internal.exporter._registration",
+    "transformers",
+    "transformers.exporters",
+)
 
 
 @dataclass
@@ -35,11 +44,11 @@ class Captured:
 
     model: ir.Model
     path: str
-    """``fused``, ``written-out`` or ``fallback``."""
+    """``fused`` or ``written-out``, as traced by torch.onnx; ``fallback`` if transformers' exporter traced it."""
     attentions: int
     """How many attentions became one operator."""
     reason: str
-    """Why not a higher rung; empty for ``fused``."""
+    """Why not all that could be wished for; empty for ``fused``."""
 
 
 def capture(head: ExportHead, batch: Batch, *, opset: int, fixed: bool = False) -> Captured:
@@ -52,49 +61,64 @@ def capture(head: ExportHead, batch: Batch, *, opset: int, fixed: bool = False) 
         fixed: Keep the sample's shape instead of naming the axes ``batch`` and ``sequence``.
 
     Raises:
-        ExportError: no rung carries the model; the message gives the last reason.
+        ExportError: the model wants more than text, or nothing on the ladder carries it; the message gives the reason.
     """
-    reasons: list[str] = []
-    expected = head.run(batch)
-    with fused_attention(head.model) as calls:
-        reason = _difference(head, batch, expected, calls)
-        if not reason:
-            before = calls()
-            try:
-                model = _export(head, batch, opset=opset, fixed=fixed)
-                return Captured(model, "fused", calls() - before, "")
-            except Exception as e:
-                reason = f"torch.onnx could not trace it ({_first_line(e)})"
-    reasons.append(reason)
     try:
-        return Captured(_export(head, batch, opset=opset, fixed=fixed), "written-out", 0, reasons[0])
-    except Exception as e:
-        reasons.append(f"torch.onnx could not trace it ({_first_line(e)})")
-    try:
-        return Captured(capture_with_transformers(head, batch, opset=opset), "fallback", 0, reasons[-1])
+        expected = head.run(batch)
     except Exception as e:
         raise ExportError(
-            f"{type(head.model).__name__} cannot be exported: {reasons[-1]}, and transformers.exporters could not either "
-            f"({_first_line(e)})."
+            f"{type(head.model).__name__} does not run on {', '.join(head.names)} ({_first_line(e)}): "
+            "edgeport exports models that need nothing but text."
         ) from e
+    with fused_attention(head.model) as calls:
+        reason = _why_unfit(head, batch, expected, calls)
+        if not reason:
+            try:
+                captured = _trace(head, batch, opset=opset, fixed=fixed)
+                if captured.attentions or captured.path == "fallback":
+                    return captured
+                return replace(captured, path="written-out", reason="no operator has all that its attention does")
+            except ExportError as e:
+                reason = str(e)
+    captured = _trace(head, batch, opset=opset, fixed=fixed)
+    return replace(captured, path="written-out", reason=reason) if captured.path == "fused" else captured
 
 
-def _difference(head: ExportHead, batch: Batch, expected: Sequence[torch.Tensor], calls: object) -> str:
+def _why_unfit(head: ExportHead, batch: Batch, expected: Sequence[torch.Tensor], calls: Callable[[], int]) -> str:
     """Why the plug cannot carry this model; empty if it can."""
+    name = type(head.model).__name__
     try:
         actual = head.run(batch)
     except Exception as e:
-        return f"its attention does not fit transformers' interface ({_first_line(e)})"
-    if not calls():  # type: ignore[operator]
-        return f"{type(head.model).__name__} computes its attention by itself"
+        if calls():
+            return f"{name} wants a mask of its own ({_first_line(e)})"
+    if not calls():
+        return f"{name} computes its attention by itself"
     mask = torch.from_numpy(batch["attention_mask"]).bool() if "attention_mask" in batch else None
     for got, want in zip(actual, expected, strict=True):
         if mask is not None and want.shape[:2] == mask.shape:
             got, want = got[mask], want[mask]
         scale = want.abs().max().clamp(min=1e-3)
         if not torch.allclose(got / scale, want / scale, atol=1e-4, rtol=0):
-            return f"{type(head.model).__name__} does something of its own with the attention mask"
+            return f"{name} does something of its own with the attention mask"
     return ""
+
+
+def _trace(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> Captured:
+    """The model as it stands, by the first exporter that can."""
+    try:
+        model, path, reason = _export(head, batch, opset=opset, fixed=fixed), "fused", ""
+    except Exception as first:
+        reason = f"torch.onnx could not trace it ({_first_line(first)})"
+        try:
+            with _quiet():
+                model, path = capture_with_transformers(head, batch, opset=opset, fixed=fixed), "fallback"
+        except Exception as second:
+            raise ExportError(
+                f"{type(head.model).__name__} cannot be exported: {reason}, and transformers.exporters could not "
+                f"either ({_first_line(second)})."
+            ) from second
+    return Captured(model, path, sum(node.domain == DOMAIN for node in model.graph), reason)
 
 
 def _export(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> ir.Model:
@@ -131,7 +155,7 @@ def _no_garbage_collection() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """torch.onnx and transformers warn about each other on every trace; what matters comes as an exception."""
-    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.onnx._internal.exporter._registration", "torch.export", "onnxscript")]
+    loggers = [logging.getLogger(name) for name in _LOUD]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -145,6 +169,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
+    """The innermost cause's class and first line."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()

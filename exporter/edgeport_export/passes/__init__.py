@@ -22,12 +22,14 @@ from edgeport_export.passes.fuse_bias_gelu import FuseBiasGelu
 from edgeport_export.passes.fuse_skip_layer_norm import FuseSkipLayerNorm
 from edgeport_export.passes.lower_attention import LowerAttention
 from edgeport_export.passes.pack_qkv import PackProjections
+from edgeport_export.passes.pin_squeeze import PinSqueeze
 from edgeport_export.passes.simplify_shapes import SimplifyShapes
 
 __all__ = ["FINISH", "PREPARE", "run_passes"]
 
 PREPARE: Sequence[ir.passes.PassBase] = (
     IdentityEliminationPass(),
+    PinSqueeze(),
     FoldConstants(),
     LowerAttention(),
     SimplifyShapes(),
