@@ -68,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-validate", action="store_true", help="skip the comparison with the original; is recorded")
     parser.add_argument("--recipe", metavar="FILE", help="TOML file of these choices; options given here win")
     parser.add_argument("--dry-run", action="store_true", help="print the recipe and what would be done, and stop")
-    parser.add_argument("--force", action="store_true", help="replace OUT if it is a bundle, once the new one is complete")
+    parser.add_argument(
+        "--force", action="store_true", help="replace OUT if it is a bundle, once the new one is complete"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -150,7 +152,9 @@ def _print_summary(result: ExportResult) -> None:
     table = Table(title=f"{manifest.source.id} · {manifest.task}", title_justify="left")
     for column in ("variant", "size", "max difference", "cosine", "same label"):
         table.add_column(column, justify="left" if column == "variant" else "right")
-    timed = next((v.measured["latency"]["milliseconds"] for v in manifest.variants.values() if v.measured), {})
+    timed: dict[str, float] = next(
+        (v.measured["latency"]["milliseconds"] for v in manifest.variants.values() if v.measured), {}
+    )
     for shape in timed:
         table.add_column(f"ms at {shape}", justify="right")
     for name, variant in manifest.variants.items():
@@ -173,7 +177,7 @@ def _print_summary(result: ExportResult) -> None:
             if "skipped" in note:
                 console.print(f"{name}: {note}", highlight=False, soft_wrap=True)
     seconds = sum(result.seconds.values())
-    console.print(f"Wrote {result.path} in {seconds:.0f} s. Try: edgeport run {result.path} \"…\"", highlight=False)
+    console.print(f'Wrote {result.path} in {seconds:.0f} s. Try: edgeport run {result.path} "…"', highlight=False)
 
 
 def _silence_transformers() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
-
 from edgeport.errors import ExportError
 from edgeport.session import open_graph
+from numpy.typing import NDArray
+
 from edgeport_export.samples import Batch
 
 __all__ = ["MIN_ONNXRUNTIME", "operator_counts", "runner", "save_graph", "time_run"]
@@ -52,7 +52,9 @@ def runner(path: Path, outputs: Sequence[str]) -> Callable[[Batch], list[NDArray
     try:
         session = open_graph(path)
     except Exception as e:
-        raise ExportError(f"onnxruntime refuses {path.name} ({str(e).splitlines()[0][:200]}): report this model.") from e
+        raise ExportError(
+            f"onnxruntime refuses {path.name} ({str(e).splitlines()[0][:200]}): report this model."
+        ) from e
 
     def run(batch: Batch) -> list[NDArray[np.float32]]:
         results: list[NDArray[np.float32]] = session.run(list(outputs), dict(batch))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from tokenizers import Tokenizer
-
 from edgeport import __version__
 from edgeport.bundle import ModelSource, TensorSpec, TextSpec
+from tokenizers import Tokenizer
+
 from edgeport_export.recipe import Recipe
 from edgeport_export.source import Source
 
@@ -67,7 +67,7 @@ def model_source(source: Source) -> ModelSource:
     )
 
 
-def tensor_specs(values: list[ir.Value]) -> tuple[TensorSpec, ...]:
+def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
     """Name, dtype and shape of graph inputs or outputs."""
     return tuple(
         TensorSpec(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from edgeport.bundle import BundleWriter, FileRecord, Manifest, Variant
 from edgeport.errors import ValidationError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from edgeport_export import package
 from edgeport_export.capture import Captured, capture
 from edgeport_export.card import model_card

@@ -6,12 +6,14 @@ something else reads as it is (an embedding that the output layer shares) is not
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxscript.optimizer import fold_constants
 
-from edgeport_export.passes.match import attribute, is_weight, sole_user
+from edgeport_export.passes.match import attribute, is_weight, sizes, sole_user
 
 __all__ = ["FoldConstants"]
 
@@ -52,7 +54,9 @@ def _fold_transpose(graph: ir.Graph, node: ir.Node) -> bool:
             [product.inputs[0], weight],
             {"transB": 1},
             domain="com.microsoft",
-            outputs=[ir.Value(name=product.outputs[0].name, shape=product.outputs[0].shape, type=product.outputs[0].type)],
+            outputs=[
+                ir.Value(name=product.outputs[0].name, shape=product.outputs[0].shape, type=product.outputs[0].type)
+            ],
             name=product.name,
         )
         ir.convenience.replace_nodes_and_values(graph, product, [product], [fused], product.outputs, fused.outputs)
@@ -60,7 +64,7 @@ def _fold_transpose(graph: ir.Graph, node: ir.Node) -> bool:
         return True
     if result.is_graph_output():
         return False
-    shape = ir.Shape([tensor.shape[axis] for axis in order])
+    shape = ir.Shape([sizes(tensor)[axis] for axis in order])
     name = f"{weight.name}.T"
     existing = graph.initializers.get(name)
     if existing is None:
@@ -72,8 +76,8 @@ def _fold_transpose(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
-def _transposed(tensor: ir.TensorProtocol, order: tuple[int, ...]):  # type: ignore[no-untyped-def]
-    def compute() -> ir.Tensor:
+def _transposed(tensor: ir.TensorProtocol, order: tuple[int, ...]) -> Callable[[], ir.TensorProtocol]:
+    def compute() -> ir.TensorProtocol:
         array: NDArray[np.generic] = np.ascontiguousarray(tensor.numpy().transpose(order))
         return ir.Tensor(array, dtype=tensor.dtype)
 

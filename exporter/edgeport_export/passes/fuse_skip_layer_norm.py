@@ -37,7 +37,7 @@ def _fuse(graph: ir.Graph, norm: ir.Node) -> bool:
     replaced = [add, norm]
     for branch, other in ((left, right), (right, left)):
         biased = producer(branch, "Add")
-        if biased is None or sole_user(branch) is not add:
+        if biased is None or branch is None or sole_user(branch) is not add:
             continue
         vectors = [i for i in biased.inputs if is_weight(i, rank=1)]
         if len(vectors) == 1:

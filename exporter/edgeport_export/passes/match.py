@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-__all__ = ["attribute", "constant", "is_weight", "new_weight", "producer", "same_shape", "sole_user"]
+__all__ = ["attribute", "constant", "is_weight", "new_weight", "producer", "same_shape", "sizes", "sole_user"]
 
 
 def producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
@@ -52,8 +52,13 @@ def same_shape(a: ir.Value | None, b: ir.Value | None) -> bool:
     return a is not None and b is not None and a.shape is not None and b.shape is not None and a.shape == b.shape
 
 
+def sizes(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """The tensor's shape as plain numbers."""
+    return tuple(int(size) for size in tensor.shape if isinstance(size, int))
+
+
 def new_weight(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
     """Register ``tensor`` as an initializer called ``name``."""
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(name=name, shape=ir.Shape(sizes(tensor)), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

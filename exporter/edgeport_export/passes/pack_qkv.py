@@ -11,7 +11,7 @@ from collections import defaultdict
 import numpy as np
 import onnx_ir as ir
 
-from edgeport_export.passes.match import is_weight, new_weight, sole_user
+from edgeport_export.passes.match import is_weight, new_weight, sizes, sole_user
 
 __all__ = ["PackProjections"]
 
@@ -25,9 +25,8 @@ class PackProjections(ir.passes.InPlacePass):
         changed = False
         for nodes in groups.values():
             biased = [(n, _bias_of(n)) for n in nodes]
-            with_bias = [(n, add) for n, add in biased if add is not None]
-            without = [(n, None) for n, add in biased if add is None]
-            for group in (with_bias, without):
+            # A group shares one bias vector or has none.
+            for group in ([g for g in biased if g[1] is not None], [g for g in biased if g[1] is None]):
                 if len(group) > 1:
                     _pack(model.graph, group)
                     changed = True
@@ -47,7 +46,7 @@ def _pack(graph: ir.Graph, group: list[tuple[ir.Node, ir.Node | None]]) -> None:
     products = [product for product, _ in group]
     adds = [add for _, add in group if add is not None]
     weights = [_tensor(p.inputs[1]) for p in products]
-    widths = [int(w.shape[1]) for w in weights]
+    widths = [sizes(w)[1] for w in weights]
     name = f"{products[0].inputs[1].name}.packed"  # type: ignore[union-attr]
     weight = new_weight(graph, name, _concatenated(name, weights))
     packed = ir.node("MatMul", [products[0].inputs[0], weight], name=f"{products[0].name}_packed")
@@ -62,11 +61,9 @@ def _pack(graph: ir.Graph, group: list[tuple[ir.Node, ir.Node | None]]) -> None:
         nodes.append(add)
         last = add.outputs[0]
         _describe(last, f"{adds[0].outputs[0].name}_packed", products[0].outputs[0], sum(widths), first_shape)
-    sizes_name = "split_" + "_".join(map(str, widths))
-    sizes = graph.initializers.get(sizes_name) or new_weight(
-        graph, sizes_name, ir.tensor(np.array(widths, np.int64), name=sizes_name)
-    )
-    split = ir.node("Split", [last, sizes], {"axis": -1}, num_outputs=len(group))
+    name = "split_" + "_".join(map(str, widths))
+    parts = graph.initializers.get(name) or new_weight(graph, name, ir.tensor(np.array(widths, np.int64), name=name))
+    split = ir.node("Split", [last, parts], {"axis": -1}, num_outputs=len(group))
     nodes.append(split)
     old = [(add or product).outputs[0] for product, add in group]
     for before, after in zip(old, split.outputs, strict=True):
@@ -91,7 +88,7 @@ def _tensor(value: ir.Value | None) -> ir.TensorProtocol:
 
 def _concatenated(name: str, parts: list[ir.TensorProtocol]) -> ir.LazyTensor:
     """The parts side by side along the last axis, computed when written."""
-    shape = [*list(parts[0].shape)[:-1], sum(int(p.shape[-1]) for p in parts)]
+    shape = [*sizes(parts[0])[:-1], sum(sizes(p)[-1] for p in parts)]
     return ir.LazyTensor(
         lambda: ir.Tensor(np.concatenate([p.numpy() for p in parts], axis=-1), name=name),
         dtype=parts[0].dtype,

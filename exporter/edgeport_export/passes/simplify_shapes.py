@@ -67,7 +67,12 @@ def _merge_reshapes(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _cancel_transposes(node: ir.Node) -> bool:
     first = producer(node.inputs[0], "Transpose")
-    if first is None or node.outputs[0].is_graph_output() or "perm" not in node.attributes or "perm" not in first.attributes:
+    if (
+        first is None
+        or node.outputs[0].is_graph_output()
+        or "perm" not in node.attributes
+        or "perm" not in first.attributes
+    ):
         return False
     inner, outer = first.attributes["perm"].as_ints(), node.attributes["perm"].as_ints()
     if [inner[i] for i in outer] != list(range(len(inner))):

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeport_export.passes.match import sizes
+
 __all__ = ["convert_fp16"]
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -24,14 +26,16 @@ def convert_fp16(model: ir.Model) -> None:
             value.const_value = ir.LazyTensor(
                 lambda tensor=tensor: ir.Tensor(_half(tensor.numpy()), name=tensor.name),  # type: ignore[misc]
                 dtype=ir.DataType.FLOAT16,
-                shape=ir.Shape(tensor.shape),
+                shape=ir.Shape(sizes(tensor)),
                 name=tensor.name,
             )
             value.type = ir.TensorType(ir.DataType.FLOAT16)
     for node in graph.all_nodes():
         for attribute in list(node.attributes.values()):
             if attribute.type == ir.AttributeType.TENSOR and attribute.value.dtype == ir.DataType.FLOAT:
-                node.attributes[attribute.name] = ir.AttrTensor(attribute.name, ir.tensor(_half(attribute.value.numpy())))
+                node.attributes[attribute.name] = ir.AttrTensor(
+                    attribute.name, ir.tensor(_half(attribute.value.numpy()))
+                )
         if node.op_type in ("Cast", "CastLike") and "to" in node.attributes and node.attributes["to"].as_int() == 1:
             node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT16))
         for output in node.outputs:

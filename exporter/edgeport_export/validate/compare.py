@@ -40,7 +40,10 @@ class Figures:
 
 
 def compare(
-    actual: Sequence[Sequence[Array]], expected: Sequence[Sequence[Array]], masks: Sequence[Array], task: ExportTask
+    actual: Sequence[Sequence[Array]],
+    expected: Sequence[Sequence[Array]],
+    masks: Sequence[NDArray[np.int64]],
+    task: ExportTask,
 ) -> Figures:
     """Compare outputs batch by batch.
 
@@ -81,7 +84,7 @@ def compare(
     )
 
 
-def _rows(values: Array, mask: Array, padded: bool) -> list[Array]:
+def _rows(values: Array, mask: NDArray[np.int64], padded: bool) -> list[Array]:
     """One array (positions, width) a text: its unpadded tokens, or the text as one row."""
     if not padded:
         return [row.reshape(1, -1) for row in values]

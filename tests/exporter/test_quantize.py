@@ -1,0 +1,117 @@
+"""Quantizers against numpy, and what they say about what they did."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from edgeport_export.quantize import Int8Dynamic, quantize_int8_dynamic
+from edgeport_export.quantize.fp16 import convert_fp16
+from edgeport_export.quantize.int8_dynamic import quantize_symmetric
+
+RNG = np.random.default_rng(0)
+IDS = np.array([[1, 5, 9, 300]], np.int64)
+TABLE = RNG.standard_normal((512, 64)).astype(np.float32)
+WEIGHT = RNG.standard_normal((64, 32)).astype(np.float32)
+BIAS = RNG.standard_normal(32).astype(np.float32)
+
+
+def make_model(*, tied: bool = False) -> ir.Model:
+    """Embedding, product, bias: out = table[ids] @ weight + bias, or with the table itself, read transposed."""
+    inputs = [ir.Value(name="ids", shape=ir.Shape(["batch", "sequence"]), type=ir.TensorType(ir.DataType.INT64))]
+    graph = ir.Graph(inputs, [], nodes=[], opset_imports={"": 20, "com.microsoft": 1}, name="test")
+
+    def weight(name: str, array: np.ndarray) -> ir.Value:
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(ir.DataType.FLOAT),
+            const_value=ir.tensor(array, name=name),
+        )
+        graph.register_initializer(value)
+        return value
+
+    def node(op: str, inputs: list[ir.Value], width: int, domain: str = "", **attributes: int) -> ir.Value:
+        made = ir.node(op, inputs, attributes, domain=domain)
+        made.outputs[0].name, made.outputs[0].type = f"{op}_out", ir.TensorType(ir.DataType.FLOAT)
+        made.outputs[0].shape = ir.Shape(["batch", "sequence", width])
+        graph.append(made)
+        return made.outputs[0]
+
+    table = weight("embedding", TABLE)
+    embedded = node("Gather", [table, inputs[0]], 64, axis=0)
+    if tied:
+        graph.outputs.append(node("FusedMatMul", [embedded, table], 512, "com.microsoft", transB=1))
+    else:
+        product = node("MatMul", [embedded, weight("dense.weight", WEIGHT)], 32)
+        graph.outputs.append(node("Add", [product, weight("dense.bias", BIAS)], 32))
+    return ir.Model(graph, ir_version=10)
+
+
+def run(model: ir.Model) -> np.ndarray:
+    return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"ids": IDS})[0]
+
+
+def relative_error(got: np.ndarray, want: np.ndarray) -> float:
+    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
+
+
+def test_symmetric_rounding_is_within_half_a_step() -> None:
+    quantized, scale = quantize_symmetric(WEIGHT, 63, axis=0)
+    assert quantized.dtype == np.int8
+    assert scale.shape == (1, 32)
+    assert np.abs(quantized).max() == 63
+    assert (np.abs(quantized * scale - WEIGHT) <= scale / 2 + 1e-7).all()
+
+
+def test_a_channel_of_zeros_stays_zero() -> None:
+    quantized, scale = quantize_symmetric(np.zeros((4, 2), np.float32), 63, axis=0)
+    assert not quantized.any()
+    assert np.isfinite(scale).all()
+
+
+def test_int8_computes_nearly_the_same_with_the_bias_inside() -> None:
+    model = make_model()
+    want = run(model)
+    report = quantize_int8_dynamic(model, Int8Dynamic())
+    assert [n.op_type for n in model.graph] == ["Gather", "Gather", "Cast", "Mul", "DynamicQuantizeMatMul"]
+    assert 0 < relative_error(run(model), want) < 0.02
+    assert sorted(report.quantized) == ["dense.weight", "embedding"]
+
+
+def test_weights_never_overflow_sixteen_bits() -> None:
+    """Two products of an unsigned byte and a weight must fit into 16 bits, or AVX2 kernels saturate."""
+    model = make_model()
+    quantize_int8_dynamic(model, Int8Dynamic())
+    weight = model.graph.initializers["dense.weight.int8"].const_value.numpy()
+    assert 2 * 255 * int(np.abs(weight.astype(int)).max()) < 2**15
+
+
+def test_a_tied_table_is_stored_once() -> None:
+    model = make_model(tied=True)
+    want = run(model)
+    quantize_int8_dynamic(model, Int8Dynamic())
+    model = ir.passes.common.RemoveUnusedNodesPass()(model).model
+    assert relative_error(run(model), want) < 0.03
+    large = [v for v in model.graph.initializers.values() if v.const_value.size >= TABLE.size]
+    assert [v.const_value.dtype for v in large] == [ir.DataType.INT8]
+
+
+@pytest.mark.parametrize(("pattern", "kept"), [("embedding", "embedding"), (r"dense\.weight", "dense.weight")])
+def test_what_is_kept_in_fp32_is_named(pattern: str, kept: str) -> None:
+    model = make_model()
+    report = quantize_int8_dynamic(model, Int8Dynamic(keep_fp32=pattern))
+    assert kept not in report.quantized
+    assert str(report) == f"quantized 1 of 2 weights; skipped — kept in fp32 as asked: {kept}"
+    assert model.graph.initializers[kept].const_value.dtype == ir.DataType.FLOAT
+
+
+def test_fp16_keeps_inputs_and_outputs() -> None:
+    model = make_model()
+    want = run(model)
+    convert_fp16(model)
+    got = run(model)
+    assert got.dtype == np.float32
+    assert 0 < relative_error(got, want) < 2e-3
+    assert {v.const_value.dtype for v in model.graph.initializers.values()} == {ir.DataType.FLOAT16}

@@ -1,0 +1,51 @@
+"""Recipes survive a round trip, and say what is wrong with a value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from edgeport.errors import UsageError
+from edgeport_export.recipe import Limits, Recipe
+
+
+def test_round_trip() -> None:
+    recipe = Recipe(task="fill-mask", precisions=("int8",), fixed_shape=(1, 64), limits={"int8": Limits(cosine=0.9)})
+    again = Recipe.from_dict(recipe.to_dict())
+    assert again.limits["int8"] == Limits(cosine=0.9)
+    assert (again.task, again.precisions, again.fixed_shape) == ("fill-mask", ("int8",), (1, 64))
+
+
+def test_toml_changes_only_what_it_names(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text('precisions = ["fp32"]\nopset = 21\n[limits.fp32]\ncosine = 0.5\n')
+    recipe = Recipe.from_toml(file)
+    assert (recipe.precisions, recipe.opset) == (("fp32",), 21)
+    assert recipe.limits["fp32"] == Limits(cosine=0.5)
+    assert recipe.limits["int8"] == Recipe().limits["int8"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('precisions = ["int4"]', "precision 'int4' is not known"),
+        ("precisions = []", "name at least one"),
+        ("opset = 9", "choose 18 to 23"),
+        ("fixed_shape = [1]", "1x128"),
+        ("fixed_shape = [0, 8]", "1x128"),
+        ("colour = 1", "recipe key 'colour'"),
+        ('keep_fp32 = "("', "no regular expression"),
+        ("[limits.fp32]\nworst = 1", "wrong type"),
+        ("opset = ", "is not TOML"),
+    ],
+)
+def test_bad_values_are_named(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=says.replace("(", r"\(")):
+        Recipe.from_toml(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        Recipe.from_toml(tmp_path / "none.toml")
