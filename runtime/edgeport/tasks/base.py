@@ -12,6 +12,7 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+import numpy as np
 import numpy.typing as npt
 
 from edgeport.bundle import Bundle
@@ -48,6 +49,8 @@ class Pipeline(ABC):
     """Outputs of the graph that the task reads."""
     per_token: ClassVar[bool] = False
     """Whether the outputs have one row a token; ``_read`` then sees the row's own tokens and no padding."""
+    labelled: ClassVar[bool] = False
+    """Whether the last axis of the first output has one number for each of the manifest's labels."""
     max_tokens: ClassVar[int] = 2**15
     """Most tokens in a batch, padding included: bounds the memory of long texts in large batches."""
 
@@ -61,14 +64,21 @@ class Pipeline(ABC):
             batch_size: Most rows that run at once.
 
         Raises:
-            BundleError: the graph is not one of this task.
+            BundleError: the graph is not one of this task, or does not fit the labels.
             UsageError: ``batch_size`` is not a positive integer.
         """
         manifest = bundle.manifest
-        missing = set(self.outputs) - {t.name for t in manifest.outputs}
+        shapes = {output.name: output.shape for output in manifest.outputs}
+        missing = sorted(set(self.outputs) - set(shapes))
         if missing:
-            names = ", ".join(sorted(missing))
-            raise BundleError(f"the graph has no output {names}, which {self.task} needs: export it again.")
+            raise BundleError(
+                f"the graph has no output {', '.join(missing)}, which {self.task} needs: export it again."
+            )
+        classes = shapes[self.outputs[0]][-1]
+        if self.labelled and isinstance(classes, int) and classes != len(manifest.labels):
+            raise BundleError(
+                f"the graph has {classes} classes and the bundle {len(manifest.labels)} labels: export again."
+            )
         self.bundle = bundle
         self._runner = runner
         self._text = text
@@ -167,7 +177,7 @@ class Pipeline(ABC):
         kept: list[Any] = [None] * len(rows)
         for batch in batches:
             results = self._runner.run(padding.feeds([rows[i] for i in batch.rows], batch.length))
-            arrays = [results[name] for name in self.outputs]
+            arrays = [results[name].astype(np.float32, copy=False) for name in self.outputs]
             for position, i in enumerate(batch.rows):
                 values = tuple(array[position] for array in arrays)
                 if self.per_token:

@@ -32,6 +32,7 @@ class TextClassification(Pipeline):
 
     task = "text-classification"
     outputs = ("logits",)
+    labelled = True
 
     def __call__(
         self,

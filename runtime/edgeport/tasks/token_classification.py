@@ -36,6 +36,7 @@ class TokenClassification(Pipeline):
 
     task = "token-classification"
     outputs = ("logits",)
+    labelled = True
     per_token = True
 
     def __call__(

@@ -39,9 +39,12 @@ class TextEncoder:
         self._added = {pair: self._processor.num_special_tokens_to_add(pair) for pair in (False, True)}
         self._tidy = spec.clean_up_tokenization_spaces and type(tokenizer.model).__name__ != "BPE"
         self._warned = False
+        self._decoder = tokenizer.decoder
         self.spec = spec
         self.max_length = min(spec.max_length, spec.fixed_length or spec.max_length)
         """Longest input in tokens, special tokens included."""
+        self.marks_subwords = bool(getattr(tokenizer.model, "continuing_subword_prefix", None))
+        """Whether tokens inside a word carry a prefix such as ``##``."""
 
     @classmethod
     def open(cls, path: Path, spec: TextSpec) -> TextEncoder:
@@ -103,8 +106,7 @@ class TextEncoder:
 
     def join(self, tokens: list[str]) -> str:
         """The text of tokens (their strings, as in the vocabulary)."""
-        decoder = self._tokenizer.decoder
-        return decoder.decode(tokens) if decoder is not None else " ".join(tokens)
+        return self._decoder.decode(tokens) if self._decoder is not None else " ".join(tokens)
 
     def id_of(self, token: str) -> int | None:
         """The id of a token of the vocabulary."""
@@ -125,11 +127,6 @@ class TextEncoder:
     def ids_of_text(self, text: str) -> list[int]:
         """Token ids without special tokens and without truncation."""
         return list(self._tokenize([text], offsets=False)[0].ids)
-
-    @property
-    def marks_subwords(self) -> bool:
-        """Whether tokens inside a word carry a prefix such as ``##``."""
-        return bool(getattr(self._tokenizer.model, "continuing_subword_prefix", None))
 
     def _tokenize(self, texts: Sequence[str], offsets: bool) -> list[Encoding]:
         """Tokenize each distinct text once: pairs repeat their query, their context or their hypotheses."""

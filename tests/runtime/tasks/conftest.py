@@ -198,7 +198,9 @@ def fake_bundle(task: str, spec: TextSpec, inputs: list[str], labels: list[str],
         source=ModelSource("tiny", "Tiny", "tiny"),
         variants={"fp32": Variant("fp32", {"model": "model.fp32.onnx"}, 1, 20, "1.20")},
         inputs=tuple(TensorSpec(n, "int64", ("batch", "sequence")) for n in inputs),
-        outputs=tuple(TensorSpec(n, "float32", ("batch", 32)) for n in OUTPUTS.get(task, {"logits": ""})),
+        outputs=tuple(
+            TensorSpec(n, "float32", ("batch", len(labels) or 32)) for n in OUTPUTS.get(task, {"logits": ""})
+        ),
         files={},
         text=spec,
         labels=tuple(labels),

@@ -154,6 +154,24 @@ def test_a_graph_of_another_task(tokenizers: Any, make: Any, model: Any) -> None
     assert all(cls.task == name for name, cls in TASKS.items())
 
 
+def test_labels_that_do_not_fit(build: Any) -> None:
+    from dataclasses import replace
+
+    pipe = build()
+    for labels in ((), ("A", "B")):
+        bundle = replace(pipe.bundle, manifest=replace(pipe.bundle.manifest, labels=labels))
+        with pytest.raises(BundleError, match=f"3 classes and the bundle {len(labels)} labels"):
+            type(pipe)(bundle, pipe._runner, pipe._text)
+
+
+def test_half_precision(build: Any, texts: Any, assert_same: Any) -> None:
+    pipe = build()
+    expected = pipe(texts)
+    run = pipe._runner.run
+    pipe._runner.run = lambda feeds: {name: array.astype(np.float16) for name, array in run(feeds).items()}
+    assert_same(pipe(texts), expected, tolerance=1e-2)
+
+
 def test_bad_batch_size(build: Any) -> None:
     for size in (0, -1, 2.5, "8", True):
         with pytest.raises(UsageError, match="batch_size"):
