@@ -23,6 +23,8 @@ MANIFEST_NAME = "edgeport.json"
 SCHEMA = 1
 """The schema that this edgeport writes, and the newest that it reads."""
 
+_MAX_TOKENS = 2**24
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -144,7 +146,8 @@ class Manifest:
             raise BundleError(f"{MANIFEST_NAME} has schema {schema!r}, not a whole number: this is no edgeport bundle.")
         if schema > SCHEMA:
             raise BundleError(
-                f"the bundle has schema {schema}, and this edgeport reads up to {SCHEMA}: pip install --upgrade edgeport."
+                f"the bundle has schema {schema}, and this edgeport reads up to {SCHEMA}: "
+                "pip install --upgrade edgeport."
             )
         manifest: Manifest = _build(cls, data, "")
         if not manifest.variants:
@@ -153,6 +156,7 @@ class Manifest:
             check_path(name)
         if manifest.text is not None:
             check_path(manifest.text.tokenizer)
+            _check_sizes(manifest.text)
         return manifest
 
 
@@ -163,9 +167,20 @@ def check_path(name: str) -> str:
         BundleError: absolute, with a drive or a backslash, with ``..``, or empty.
     """
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or "\\" in name or ":" in name or "\0" in name or ".." in path.parts:
+    if not path.parts or path.is_absolute() or "\\" in name or ":" in name or "\0" in name or ".." in path.parts:
         raise BundleError(f"the bundle names the file {name!r}, which is outside its folder: do not use this bundle.")
     return name
+
+
+def _check_sizes(text: TextSpec) -> None:
+    """Numbers that decide how much is allocated, so that a stranger's typing error does not fill the memory."""
+    for name in ("max_length", "fixed_length", "fixed_batch"):
+        size = getattr(text, name)
+        if size is not None and not 1 <= size <= _MAX_TOKENS:
+            raise BundleError(
+                f"{MANIFEST_NAME} has text.{name} = {size}, not a number from 1 to {_MAX_TOKENS:,}: "
+                "export the model again."
+            )
 
 
 def _build(cls: type, data: Mapping[str, Any], where: str) -> Any:

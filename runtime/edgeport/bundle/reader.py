@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edgeport.bundle.files import sha256_of
 from edgeport.bundle.manifest import MANIFEST_NAME, Manifest, Variant, check_path
+from edgeport.bundle.onnx_scan import external_files
 from edgeport.errors import BundleError
 
 __all__ = ["Bundle"]
@@ -43,8 +44,12 @@ class Bundle:
         manifest_path = root / MANIFEST_NAME
         if not manifest_path.is_file():
             raise BundleError(f"{str(path)!r} holds no {MANIFEST_NAME}, so it is no complete bundle: export it again.")
+        if not manifest_path.resolve().is_relative_to(root.resolve()):
+            raise BundleError(f"{MANIFEST_NAME} is a link that leads outside its folder: do not use this bundle.")
         if manifest_path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{MANIFEST_NAME} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB: do not use this bundle.")
+            raise BundleError(
+                f"{MANIFEST_NAME} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB: do not use this bundle."
+            )
         try:
             text = manifest_path.read_text(encoding="utf-8")
         except UnicodeDecodeError as e:
@@ -72,6 +77,19 @@ class Bundle:
             raise BundleError(f"the bundle's file {name!r} is missing: copy the bundle again, or export it again.")
         return path
 
+    def graph(self, name: str) -> Path:
+        """The ONNX file ``name``, checked to read nothing but files of the bundle.
+
+        Raises:
+            BundleError: as ``path``, for the graph and for its external data; or it is not an ONNX file.
+        """
+        path = self.path(name)
+        folder = PurePosixPath(name).parent
+        for location in external_files(path):
+            check_path(location)  # by itself: joined to the folder, an absolute one would look like any other
+            self.path((folder / location).as_posix())
+        return path
+
     def variant(self, name: str) -> Variant:
         """The variant called ``name``.
 
@@ -97,6 +115,9 @@ class Bundle:
                 )
 
     def _check_files(self) -> None:
+        used = {graph for variant in self.manifest.variants.values() for graph in variant.graphs.values()}
+        for name in used | ({self.manifest.text.tokenizer} if self.manifest.text else set()):
+            self.path(name)
         for name, record in self.manifest.files.items():
             size = self.path(name).stat().st_size
             if size != record.bytes:

@@ -1,7 +1,7 @@
 """Write a bundle so that it is either whole or not there.
 
 Files go into a hidden folder beside the target; the manifest is written last; then one rename puts it in place. An old
-bundle is moved aside first and deleted only after the new one stands, so a crash at any point loses nothing.
+bundle changes places with the new one and is deleted after that, so a crash at any point loses nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 from types import TracebackType
 
 from edgeport.bundle.files import sha256_of
+from edgeport.bundle.leftovers import hold, remove_leftovers
 from edgeport.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest, check_path
-from edgeport.errors import UsageError
+from edgeport.bundle.swap import swap_folders
+from edgeport.errors import BundleError, UsageError
 
 __all__ = ["BundleWriter", "check_target"]
 
@@ -53,9 +55,13 @@ class BundleWriter:
 
     def __enter__(self) -> BundleWriter:
         check_target(self.target, force=self.force)
-        self.target = self.target.absolute()
+        self.target = self.target.resolve()  # a link to a bundle stays, and what it leads to is replaced
         self.target.parent.mkdir(parents=True, exist_ok=True)
-        self.directory = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", suffix=".partial", dir=self.target.parent))
+        remove_leftovers(self.target)
+        self.directory = Path(
+            tempfile.mkdtemp(prefix=f".{self.target.name}.", suffix=".partial", dir=self.target.parent)
+        )
+        self._lock = hold(self.directory)
         self.directory.chmod(0o755)  # mkdtemp makes it private, and a bundle is there to be shared
         return self
 
@@ -63,12 +69,19 @@ class BundleWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
 
     def commit(self, make_manifest: Callable[[dict[str, FileRecord]], Manifest]) -> Manifest:
         """Hash what lies in ``directory``, write the manifest that ``make_manifest`` returns, and rename into place."""
-        files = sorted(p for p in self.directory.rglob("*") if p.is_file())
+        written = sorted(self.directory.rglob("*"))
+        links = [p.name for p in written if p.is_symlink()]
+        if links:
+            raise BundleError(f"{links[0]!r} is a link, and a bundle is complete by itself: put the file itself there.")
+        files = [p for p in written if p.is_file()]
         records = {
-            check_path(p.relative_to(self.directory).as_posix()): FileRecord(sha256_of(p), p.stat().st_size) for p in files
+            check_path(p.relative_to(self.directory).as_posix()): FileRecord(sha256_of(p), p.stat().st_size)
+            for p in files
         }
         manifest = replace(make_manifest(records), files=records)
         for p in files:
@@ -79,22 +92,25 @@ class BundleWriter:
         return manifest
 
     def _replace_target(self) -> None:
-        old = None
         if self.target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", suffix=".old", dir=self.target.parent))
-            self.target.rename(old / "bundle")
-        try:
+            swap_folders(self.directory, self.target)  # the old bundle is then in the hidden folder, and goes with it
+        else:
             self.directory.rename(self.target)
-        except OSError:
-            if old is not None:
-                (old / "bundle").rename(self.target)
-                old.rmdir()
-            raise
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        _flush_names(self.target.parent)
 
 
 def _flush(path: Path) -> None:
     """Force the file to disk, so that a power cut after the rename cannot leave it empty."""
     with path.open("rb") as f:
         os.fsync(f.fileno())
+
+
+def _flush_names(folder: Path) -> None:
+    """Force the folder's list of names to disk, so that the rename itself outlives a power cut."""
+    if os.name != "posix":  # Windows opens no folders
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

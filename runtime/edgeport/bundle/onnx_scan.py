@@ -1,0 +1,111 @@
+"""Which other files an ONNX file would have read. Knows just enough protobuf to skip what does not matter.
+
+The runtime has no onnx package, and onnxruntime must not be the first to look at a stranger's file: it would open the
+paths that stand in it. Large weights are skipped by their length, so a scan takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from edgeport.errors import BundleError
+
+__all__ = ["external_files"]
+
+# Message to the fields that can lead to a tensor: number to the field's message (onnx.proto).
+_FIELDS: Mapping[str, Mapping[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+    "entry": {},
+}
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MAX_DEPTH = 64
+_LOCATION = b"location"
+_COMPILED = b"EPContext"
+"""An operator that hands a file, or bytes of the graph, to a provider's driver as a program."""
+
+
+def external_files(path: Path) -> frozenset[str]:
+    """The locations of external data in the ONNX file ``path``, as they stand there, unchecked.
+
+    Raises:
+        BundleError: it is not an ONNX file, is cut off, or holds a program for a driver.
+    """
+    if path.stat().st_size == 0:
+        raise BundleError(f"{path.name} is empty: copy the bundle again, or export it again.")
+    try:
+        with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if not any(number == 7 for number, _, _ in _messages(data, 0, len(data))):
+                raise ValueError("it has no graph")
+            return frozenset(_walk(data, "model", 0, len(data), 0))
+    except (ValueError, IndexError) as e:
+        raise BundleError(f"{path.name} is no whole ONNX file ({e}): copy the bundle again, or export it again.") from e
+
+
+def _walk(data: mmap.mmap, message: str, start: int, end: int, depth: int) -> Iterator[str]:
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"it nests deeper than {_MAX_DEPTH} messages")
+    if message == "node" and not _worth_walking(data, start, end):
+        return
+    fields = _FIELDS[message]
+    for number, first, last in _messages(data, start, end):
+        if number not in fields:
+            continue
+        if fields[number] == "entry":
+            entry = {n: data[a:b] for n, a, b in _messages(data, first, last)}
+            if entry.get(1) == _LOCATION:
+                yield entry.get(2, b"").decode("utf-8", errors="replace")
+        else:
+            yield from _walk(data, fields[number], first, last, depth + 1)
+
+
+def _worth_walking(data: mmap.mmap, start: int, end: int) -> bool:
+    """Nodes are many and nearly never hold a tensor, so they are searched before they are parsed."""
+    if data.find(_COMPILED, start, end) >= 0 and any(
+        number == 4 and data[a:b] == _COMPILED for number, a, b in _messages(data, start, end)
+    ):
+        raise BundleError("the graph holds a compiled program (EPContext) for a driver: do not use this bundle.")
+    return data.find(_LOCATION, start, end) >= 0 or data.find(_COMPILED, start, end) >= 0
+
+
+def _messages(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The fields with a length in ``data[start:end]``: number, first byte, byte after the last."""
+    at = start
+    while at < end:
+        key, at = _varint(data, at)
+        kind = key & 7
+        if kind == _BYTES:
+            length, at = _varint(data, at)
+            if at + length > end:
+                raise ValueError("it is cut off")
+            yield key >> 3, at, at + length
+            at += length
+        elif kind == _VARINT:
+            _, at = _varint(data, at)
+        elif kind in (_FIXED32, _FIXED64):
+            at += 4 if kind == _FIXED32 else 8
+        else:
+            raise ValueError(f"byte {at} is no protobuf")
+    if at > end:
+        raise ValueError("it is cut off")
+
+
+def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError(f"byte {at} is no protobuf")

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from edgeport.bundle import Bundle
+from edgeport.cli import main
+from edgeport.cli import run as run_command
+from edgeport.cli.items import items_of
+from edgeport.errors import InputError, UsageError
+
+
+@pytest.fixture
+def path(make_bundle: Callable[..., Bundle]) -> str:
+    return str(make_bundle().root)
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[Any]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def labels(results: list[Any]) -> list[str]:
+    return [result["label"] for result in results]
+
+
+def test_texts_in_json_lines_out(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", path, "good film", "bad plot"]) == 0
+    good, bad = lines(capsys)
+    e = float(np.exp(2))
+    assert good == {"label": "positive", "score": pytest.approx(e / (1 + e))}
+    assert bad["label"] == "negative"
+
+
+def test_lines_on_stdin_keep_their_order(
+    path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["good " * (1 + i % 7) if i % 3 else "bad film" for i in range(50)]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\r\n".join(texts)))
+    assert main(["run", path, "--batch-size", "8"]) == 0
+    assert labels(lines(capsys)) == ["positive" if i % 3 else "negative" for i in range(50)]
+
+
+def test_results_come_while_lines_still_do(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after the last one: the input may never end."""
+    written: list[str] = []
+    monkeypatch.setattr("builtins.print", lambda *args, **_: written.append(args[0]))
+
+    def endless() -> Any:
+        for _ in range(4):
+            yield "good\n"
+        assert len(written) >= 2
+        raise KeyboardInterrupt
+
+    class Stream(io.StringIO):
+        def __iter__(self) -> Any:
+            return endless()
+
+    monkeypatch.setattr("sys.stdin", Stream())
+    assert main(["run", path, "--batch-size", "2"]) == 130
+
+
+def test_a_person_at_the_terminal_gets_each_answer_at_once(
+    path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    load = run_command.load
+    monkeypatch.setattr(run_command, "load", lambda *a, **k: (seen.append(k["batch_size"]), load(*a, **k))[1])
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal("good\n\nbad\n"))
+    assert main(["run", path]) == 0
+    assert labels(lines(capsys)) == ["positive", "negative"]
+    assert seen == [1]
+
+
+def test_an_empty_line_of_a_file_is_an_input_like_the_others(
+    path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left out, it would move every later result to another line. This model wants a token."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("good\n\nbad\n"))
+    assert main(["run", path]) == 2
+    assert "the text gives no token" in capsys.readouterr().err
+
+
+def test_top_k_text_pair_and_options(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", path, "good", "--top-k", "2"]) == 0
+    assert main(["run", path, "good", "--option", "top_k=2", "--option", "function_to_apply=none"]) == 0
+    top, raw = lines(capsys)
+    assert labels(top) == labels(raw) == ["positive", "negative"]
+    assert [r["score"] for r in raw] == [1, -1]
+    assert main(["run", path, "good", "--text-pair", "film"]) == 0
+
+
+def test_json_objects_name_their_inputs_and_bring_options(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["good", '{"text": "bad", "text_pair": "film"}', '{"text": "good", "top_k": 1}', "{not json"]
+    assert main(["run", path, *texts]) == 0
+    first, second, third, fourth = lines(capsys)
+    assert labels([first, second, *third]) == ["positive", "negative", "positive"]
+    assert fourth["score"] == 0.5
+
+
+def test_utf8_in_and_out(path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("größe 好\n".encode()), encoding="ascii"))
+    assert main(["run", path]) == 0
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"good\n\xff\xfe\n"), encoding="utf-8"))
+    assert main(["run", path]) == 2
+    assert "stdin is not UTF-8 text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["good", "--option", "speed=1"], "text-classification has no option 'speed': it takes top_k"),
+        (["good", "--option", "top_k"], "is not KEY=VALUE"),
+        (["good", "--candidate-labels", "a,b"], "has no option 'candidate_labels'"),
+        (["good", "--question", "why?"], "--question and --context are for question-answering"),
+        (["good", "--variant", "int4"], "no variant 'int4': choose one of fp32"),
+        (["good", "--provider", "warp"], "there is no provider 'warp'"),
+        (["good", "--threads", "0"], "threads=0"),
+        (["good", "--batch-size", "0"], "batch_size"),
+        (['{"text": 3}'], "not int"),
+        (['{"text": "good", "speed": 1}'], "has no option 'speed'"),
+        (["good", "--top-k", "0"], "top_k"),
+    ],
+)
+def test_wrong_calls(path: str, capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
+    assert main(["run", path, *argv]) in (1, 2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("edgeport: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_warnings_are_lines_for_people(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", path, "good " * 100]) == 0
+    err = capsys.readouterr().err
+    assert err == "" or err.startswith("edgeport: warning: ")
+    assert ".py" not in err
+
+
+def test_numpy_arrays_become_lists() -> None:
+    value = {"a": np.float32(0.5), "b": np.arange(4, dtype=np.int64).reshape(2, 2)}
+    assert json.loads(json.dumps(value, default=run_command._plain)) == {"a": 0.5, "b": [[0, 1], [2, 3]]}
+
+
+NONE: dict[str, Any] = {"question": None, "context": None, "text_pair": None}
+
+
+def values(task: str, *texts: str, **given: str) -> list[Any]:
+    return [(item.value, item.options) for item in items_of(task, texts, **{**NONE, **given})]
+
+
+def test_items_of_question_answering() -> None:
+    task, who = "question-answering", {"question": "Who?", "context": "Ada."}
+    assert values(task, question="Who?", context="Ada.") == [(who, {})]
+    assert values(task, "Ada.", question="Who?") == [(who, {})]
+    assert values(task, "Who?", context="Ada.") == [(who, {})]
+    assert values(task, '{"context": "Ada.", "top_k": 2}', question="Who?") == [(who, {"top_k": 2})]
+    with pytest.raises(InputError, match="needs a question and a context"):
+        values(task, "Who?")
+    with pytest.raises(UsageError, match="no room for a TEXT"):
+        values(task, "Ada.", question="Who?", context="Ada.")
+
+
+def test_items_of_text_ranking() -> None:
+    assert values("text-ranking", "q", text_pair="d") == [(("q", "d"), {})]
+    assert values("text-ranking", '{"text": "q", "text_pair": "d"}') == [(("q", "d"), {})]
+    with pytest.raises(InputError, match="needs two texts"):
+        values("text-ranking", "q")
+
+
+def test_items_of_tasks_with_one_text() -> None:
+    text = '{"sequences": "a text", "candidate_labels": ["x", "y"]}'
+    assert values("zero-shot-classification", text) == [("a text", {"candidate_labels": ["x", "y"]})]
+    assert values("fill-mask", "{a", "[1]", '{"inputs": "x"}') == [("{a", {}), ("[1]", {}), ("x", {})]
+    with pytest.raises(InputError, match="has other, and no text"):
+        values("fill-mask", '{"other": 1}')
+    with pytest.raises(UsageError, match="--text-pair is for"):
+        values("fill-mask", "x", text_pair="y")
