@@ -9,19 +9,9 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["cpu_features", "has_vnni", "is_x86", "usable_threads"]
+__all__ = ["cpu_features", "usable_threads"]
 
 _X86 = ("x86_64", "amd64", "i386", "i686", "x86")
-
-
-def is_x86() -> bool:
-    """Whether this is an x86 processor, of 32 or 64 bits."""
-    return platform.machine().lower() in _X86
-
-
-def has_vnni(features: frozenset[str]) -> bool:
-    """Whether 8-bit products are summed in 32 bits by one instruction."""
-    return not features.isdisjoint({"avx512_vnni", "avx_vnni"})
 
 
 def usable_threads(root: Path = Path("/")) -> int:
@@ -60,7 +50,7 @@ _MACOS_FEATURES = {
     "hw.optional.arm.FEAT_BF16": "bf16",
 }
 
-# Windows has no number for VNNI, so it counts as absent there: slower on new processors, and right on all.
+# Windows has no number for VNNI, so it counts as absent there.
 _WINDOWS_FEATURES = {40: "avx2", 41: "avx512f", 43: "asimddp"}
 
 
@@ -79,13 +69,18 @@ def _affinity() -> set[int]:
     return set(range(os.cpu_count() or 1))
 
 
+def _is_x86() -> bool:
+    """Whether this is an x86 processor, of 32 or 64 bits."""
+    return platform.machine().lower() in _X86
+
+
 def _physical_cores(allowed: set[int], root: Path) -> int:
     """Cores behind the processors in ``allowed``: two threads of one core would wait for the same multipliers."""
     if sys.platform == "darwin":
         # Performance cores alone: an efficiency core would be the last to finish every operation.
         return _sysctl("hw.perflevel0.physicalcpu") or _sysctl("hw.physicalcpu") or len(allowed)
     if sys.platform == "win32":
-        return max(1, len(allowed) // 2) if is_x86() else len(allowed)  # nearly all x86 there has two threads a core
+        return max(1, len(allowed) // 2) if _is_x86() else len(allowed)  # nearly all x86 there has two threads a core
     topology = root / "sys/devices/system/cpu"
     siblings = {_read(topology / f"cpu{i}/topology/thread_siblings_list") or f"cpu{i}" for i in allowed}
     return len(siblings)

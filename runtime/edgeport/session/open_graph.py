@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeport.errors import ProviderError
-from edgeport.session.cpu import cpu_features, has_vnni, is_x86, usable_threads
+from edgeport.session.cpu import usable_threads
 from edgeport.session.plugins import is_registered, plugin_device, plugin_options
 from edgeport.session.providers import PROVIDERS, Provider
 
@@ -57,7 +57,9 @@ def _session_options(threads: int) -> SessionOptions:
     """The options of every session. Figures: 6-layer MiniLM in int8 (23 MB), onnxruntime 1.32, two Zen 3 cores.
 
     Left as they are, because nothing was gained: graph optimization (all), prepacked weights (off: 7 MB less, 20 %
-    slower), spinning threads (off: 30 % slower at 16 tokens), device allocator for initializers (no difference).
+    slower), spinning threads (off: 30 % slower at 16 tokens), device allocator for initializers (no difference). Nor is
+    ``session.x64quantprecision`` set: it makes x86 without VNNI exact for 8-bit weights (20 % slower at 128 tokens, 100 ms
+    more to load), and the exporter writes weights of 7 bits, which are exact on every processor as they are.
     """
     import onnxruntime
 
@@ -69,11 +71,6 @@ def _session_options(threads: int) -> SessionOptions:
     options.log_severity_level = _FATAL
     for key, value in _CONFIG.items():
         options.add_session_config_entry(key, value)
-    # int8 weights are signed. Without VNNI, x86 sums two products of unsigned and signed bytes in 16 bits and cuts off
-    # what is over: wrong by half for large values. This turns the weights to unsigned, whose kernels are exact
-    # (20 % slower at 128 tokens, 100 ms more to load). With VNNI the kernels are exact as they are.
-    if is_x86() and not has_vnni(cpu_features()):
-        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 

@@ -84,6 +84,7 @@ PROVIDERS: Mapping[str, Provider] = {
         "WebGpuExecutionProvider",
         "pip install onnxruntime-ep-webgpu, on a machine with a GPU and its Vulkan, Metal or Direct3D driver",
         plugin="onnxruntime_ep_webgpu",
+        devices=("gpu",),
     ),
     "migraphx": Provider(
         "migraphx",

@@ -123,9 +123,9 @@ def test_broken_graphs_are_bundle_errors(
     assert capfd.readouterr().err == ""
 
 
-def saturating_graph() -> onnx.ModelProto:
-    """x (batch, 64) times a matrix of 1.27 in signed bytes, all at the largest value."""
-    weight = numpy_helper.from_array(np.full((64, 8), 127, np.int8), "w")
+def int8_graph(largest: int) -> onnx.ModelProto:
+    """x (batch, 64) times a matrix of signed bytes, all at ``largest`` hundredths: the sums that overflow first."""
+    weight = numpy_helper.from_array(np.full((64, 8), largest, np.int8), "w")
     scale, zero = numpy_helper.from_array(np.float32(0.01), "s"), numpy_helper.from_array(np.int8(0), "z")
     node = helper.make_node("DynamicQuantizeMatMul", ["x", "w", "s", "z"], ["y"], domain="com.microsoft")
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["b", d]) for n, d in (("x", 64), ("y", 8)))
@@ -135,11 +135,11 @@ def saturating_graph() -> onnx.ModelProto:
     )
 
 
-def test_signed_weights_do_not_saturate(make_bundle: Callable[..., Bundle]) -> None:
-    """Without the right option, x86 processors that have no VNNI return half of it."""
-    with open_session(make_bundle(graphs={"model.fp32.onnx": saturating_graph()})) as session:
+def test_weights_of_seven_bits_do_not_saturate(make_bundle: Callable[..., Bundle]) -> None:
+    """With eight, x86 processors that have no VNNI return half of it."""
+    with open_session(make_bundle(graphs={"model.fp32.onnx": int8_graph(63)})) as session:
         y = session.run({"x": np.ones((2, 64), np.float32)})["y"]
-    np.testing.assert_allclose(y, np.full((2, 8), 64 * 1.27), rtol=1e-4)
+    np.testing.assert_allclose(y, np.full((2, 8), 64 * 0.63), rtol=1e-4)
 
 
 def widening_graph() -> onnx.ModelProto:
