@@ -86,7 +86,6 @@ class Bundle:
         path = self.path(name)
         folder = PurePosixPath(name).parent
         for location in external_files(path):
-            check_path(location)  # by itself: joined to the folder, an absolute one would look like any other
             self.path((folder / location).as_posix())
         return path
 

@@ -58,8 +58,8 @@ def _session_options(threads: int) -> SessionOptions:
 
     Left as they are, because nothing was gained: graph optimization (all), prepacked weights (off: 7 MB less, 20 %
     slower), spinning threads (off: 30 % slower at 16 tokens), device allocator for initializers (no difference). Nor is
-    ``session.x64quantprecision`` set: it makes x86 without VNNI exact for 8-bit weights (20 % slower at 128 tokens, 100 ms
-    more to load), and the exporter writes weights of 7 bits, which are exact on every processor as they are.
+    ``session.x64quantprecision`` set: x86 without VNNI needs it to be exact with weights of 8 bits, and takes 20 % more
+    time then (128 tokens). The exporter writes weights of 7 bits, which are exact on every processor as they are.
     """
     import onnxruntime
 
