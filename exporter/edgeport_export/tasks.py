@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import transformers
+from edgeport.errors import UsageError
 from optimum.exporters.tasks import TasksManager
 from transformers import PretrainedConfig
-
-from edgeport.errors import UsageError
 
 __all__ = ["TASKS", "ExportTask", "infer_task", "resolve_task"]
 
@@ -171,10 +171,11 @@ def infer_task(
     if is_sentence_transformer:
         return TASKS["sentence-embedding"]
     architecture = architecture or ""
-    candidates = [t for t in TASKS.values() if architecture.endswith(t.architecture_suffix)]
+    candidates = [task for task in TASKS.values() if _serves(task, architecture)]
     if not candidates:
         raise UsageError(
-            f"the task of architecture {architecture or '(none named)'!r} is not known: pass --task, one of {', '.join(TASKS)}."
+            f"the task of architecture {architecture or '(none named)'!r} is not known: "
+            f"pass --task, one of {', '.join(TASKS)}."
         )
     names = [t.name for t in candidates]
     if "text-ranking" in names and (
@@ -186,3 +187,14 @@ def infer_task(
     if pipeline_tag in names:
         return TASKS[pipeline_tag]
     return candidates[0]
+
+
+def _serves(task: ExportTask, architecture: str) -> bool:
+    """Whether transformers files the architecture under the task, or its name looks like it (remote code)."""
+    if architecture.endswith(("LMHeadModel", "ForConditionalGeneration")) and "WithLMHead" not in architecture:
+        return False  # a generator, although some of these are filed under the masked models as well
+    mapping = getattr(transformers, task.auto_class)._model_mapping._model_mapping
+    filed = {name for names in mapping.values() for name in (names if isinstance(names, tuple) else (names,))}
+    return architecture in filed or (
+        architecture.endswith(task.architecture_suffix) and "WithLMHead" not in architecture
+    )

@@ -1,8 +1,8 @@
 """Attention as one operator: the plug that edgeport puts into transformers' attention and mask interfaces.
 
-While a graph is captured, every attention becomes one node ``edgeport::Attention``; ``passes.lower_attention`` turns it
-into an operator that ONNX Runtime has. Outside of a capture the same function computes the same attention with torch, so
-that a model with the plug in can be compared with the model as it was, before anything is exported.
+While a graph is captured, every attention becomes one node ``edgeport::Attention``; ``passes.lower_attention`` turns
+it into an operator that ONNX Runtime has. Outside of a capture the same function computes the same attention with
+torch, so that a model with the plug in can be compared with the model as it was, before anything is exported.
 
     edgeport::Attention(query, key, value, key_mask?, bias?) -> output
         query   (batch, heads, queries, head_size)        float

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from edgeport_export.capture.decisions import Decisions
 from edgeport_export.head import ExportHead
 from edgeport_export.samples import Batch
 
@@ -35,16 +36,34 @@ class _Named(nn.Module):
 
 def capture_with_transformers(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> ir.Model:
     """Capture ``head`` with the inputs of ``batch``, as ``capture`` does; raises whatever the exporter raises."""
-    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
-
-    inputs = {name: torch.from_numpy(batch[name]) for name in head.names}
-    axes = None if fixed else {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in head.names}
-    config = OnnxConfig(dynamic=not fixed, dynamic_shapes=axes, opset_version=opset, optimize=False)
-    with contextlib.redirect_stdout(io.StringIO()):  # torch.onnx announces its stages there
-        model: ir.Model = OnnxExporter().export(_Named(head).eval(), inputs, config=config).program
+    decisions = Decisions()
+    with decisions.record():
+        head.run(batch)
+    try:
+        with decisions.repeat(numbers=False):
+            model = _export(head, batch, opset=opset, fixed=fixed)
+    except Exception:
+        with decisions.repeat(numbers=True):
+            model = _export(head, batch, opset=opset, fixed=fixed)
     if not fixed:
         _name_axes(model)
     return model
+
+
+def _export(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> ir.Model:
+    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+
+    config = OnnxConfig(
+        dynamic=not fixed,
+        dynamic_shapes=None if fixed else {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in head.names},
+        prefer_deferred_runtime_asserts_over_guards=True,
+        opset_version=opset,
+        optimize=False,
+    )
+    inputs = {name: torch.from_numpy(batch[name]) for name in head.names}
+    with contextlib.redirect_stdout(io.StringIO()):  # torch.onnx announces its stages there
+        program: ir.Model = OnnxExporter().export(_Named(head).eval(), inputs, config=config).program
+    return program
 
 
 def _name_axes(model: ir.Model) -> None:

@@ -18,6 +18,7 @@ from onnx_ir.passes.common import (
 )
 
 from edgeport_export.passes.fold_constants import FoldConstants
+from edgeport_export.passes.fuse_attention import FuseAttention
 from edgeport_export.passes.fuse_bias_gelu import FuseBiasGelu
 from edgeport_export.passes.fuse_skip_layer_norm import FuseSkipLayerNorm
 from edgeport_export.passes.lower_attention import LowerAttention
@@ -31,6 +32,7 @@ PREPARE: Sequence[ir.passes.PassBase] = (
     IdentityEliminationPass(),
     PinSqueeze(),
     FoldConstants(),
+    FuseAttention(),
     LowerAttention(),
     SimplifyShapes(),
     RemoveUnusedNodesPass(),

@@ -1,7 +1,7 @@
 """Squeezes that name their axes.
 
-A squeeze without axes drops whatever has size one when the graph runs: at batch one, the batch as well. The model's code
-did the same while it was traced, but with a batch of more than one, and everything behind it counts on that rank.
+A squeeze without axes drops whatever has size one when the graph runs: at batch one, the batch as well. The model's
+code did the same while it was traced, but with a batch of more than one, and everything behind it counts on that rank.
 """
 
 from __future__ import annotations

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 import transformers
+from edgeport_export.tasks import TASKS
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from edgeport_export.tasks import TASKS
-
-__all__ = ["tiny_config", "tiny_model", "tiny_tokenizer"]
+__all__ = ["ARCHITECTURES", "Architecture", "tiny_config", "tiny_model", "tiny_tokenizer"]
 
 _SPECIAL = ("[BOS]", "[PAD]", "[EOS]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -135,6 +134,7 @@ QUIRKS: dict[str, dict[str, Any]] = {
     "mistral4": {"head_dim": 16},
     "nemotron": {"num_key_value_heads": 2},
     "perceiver": {"num_latents": 8, "d_latents": 32, "num_self_attends_per_block": 2, "num_self_attention_heads": 4, "num_cross_attention_heads": 4},
+    "xmod": {"default_language": "en_XX"},
     "reformer": {"attention_head_size": 8, "axial_pos_embds_dim": [8, 24], "axial_pos_shape": [8, 16], "attn_layers": ["local", "lsh"], "local_attn_chunk_length": 16, "lsh_attn_chunk_length": 16, "feed_forward_size": 64, "hash_seed": 0},
     "longformer": {"attention_window": 8},
     "led": {"attention_window": 8, "max_encoder_position_embeddings": 128, "max_decoder_position_embeddings": 128},

@@ -1,0 +1,190 @@
+"""Attention that a model wrote out by itself, recognised: softmax(query key^T * scale + biases) value.
+
+For the models that do not go through transformers' attention interface. Whatever is added to the scores (a mask,
+relative positions, a slope) becomes the operator's bias; a fill of masked scores becomes one too. The result is
+``edgeport::Attention``, as the plug in ``capture.attention`` writes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeport_export.capture.attention import DOMAIN, OP_TYPE
+from edgeport_export.passes.match import attribute, constant, new_weight, producer, sole_user
+
+__all__ = ["FuseAttention"]
+
+_LOWEST = float(np.finfo(np.float32).min)
+_MASKED = -1e4
+"""A score filled with this or less is a masked one."""
+
+
+_Shape = tuple[int | ir.SymbolicDim, ...]
+
+
+@dataclass
+class _Scores:
+    """What a softmax reads, taken apart."""
+
+    product: ir.Node
+    scale: float = 1.0
+    biases: list[ir.Value] = field(default_factory=list)
+    """In the order in which they are added."""
+    nodes: list[ir.Node] = field(default_factory=list)
+    """New nodes that make the biases, in order."""
+
+
+class FuseAttention(ir.passes.InPlacePass):
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        changed = False
+        for node in list(model.graph):
+            if node.op_type == "Softmax" and node.domain == "" and attribute(node, "axis", -1) in (-1, 3):
+                changed |= _fuse(model.graph, node)
+        if changed:
+            model.graph.opset_imports[DOMAIN] = 1
+        return ir.passes.PassResult(model, modified=changed)
+
+
+def _fuse(graph: ir.Graph, softmax: ir.Node) -> bool:
+    weighted = sole_user(softmax.outputs[0])
+    if weighted is None or weighted.op_type != "MatMul" or weighted.inputs[0] is not softmax.outputs[0]:
+        return False
+    scores = _take_apart(graph, softmax.inputs[0])
+    if scores is None:
+        return False
+    query, value, result = scores.product.inputs[0], weighted.inputs[1], weighted.outputs[0]
+    batch, heads, queries, size = _shape_of(query)
+    keys, width = _shape_of(value)[2:]
+    if not all(isinstance(n, int) for n in (heads, size, width)) or _shape_of(value)[1] != heads:
+        return False
+    key = _key(scores)
+    bias = _bias(graph, scores, (batch, heads, queries, keys))
+    if scores.biases and bias is None:
+        return False
+    attention = ir.node(
+        OP_TYPE, [query, key, value, None, bias], {"scale": scores.scale, "causal": 0}, domain=DOMAIN, name=softmax.name
+    )
+    turned = ir.node("Transpose", [attention.outputs[0]], {"perm": [0, 2, 1, 3]})
+    _describe(attention.outputs[0], f"{result.name}_attention", result, [batch, queries, heads, width])
+    _describe(turned.outputs[0], result.name or "", result, [batch, heads, queries, width])
+    ir.convenience.replace_nodes_and_values(
+        graph, weighted, [weighted], [*scores.nodes, attention, turned], [result], [turned.outputs[0]]
+    )
+    return True
+
+
+def _take_apart(graph: ir.Graph, value: ir.Value | None) -> _Scores | None:
+    """Follow the scores back to the product that makes them; None if something in between is not understood."""
+    node = value.producer() if value is not None else None
+    if value is None or node is None or sole_user(value) is None or len(_shape_of(value)) != 4:
+        return None
+    if node.op_type == "MatMul":
+        known = [_shape_of(i) for i in node.inputs]
+        return _Scores(node) if all(len(shape) == 4 for shape in known) and known[0][1] == known[1][1] else None
+    if node.op_type in ("Mul", "Div"):
+        factor = constant(node.inputs[1], 1)
+        inner = None if factor is None else _take_apart(graph, node.inputs[0])
+        if inner is None or factor is None or inner.biases:
+            return None
+        inner.scale *= float(factor.item()) if node.op_type == "Mul" else 1 / float(factor.item())
+        return inner
+    if node.op_type == "Add":
+        for scores, bias in (node.inputs, node.inputs[::-1]):
+            inner = _take_apart(graph, scores)
+            if inner is not None and bias is not None:
+                inner.biases.append(bias)
+                return inner
+    if node.op_type == "Where":
+        return _take_fill_apart(graph, node)
+    return None
+
+
+def _take_fill_apart(graph: ir.Graph, where: ir.Node) -> _Scores | None:
+    condition, chosen, other = where.inputs
+    for scores, fill in ((other, chosen), (chosen, other)):
+        number = constant(fill, 1)
+        inner = None if number is None or number.item() > _MASKED else _take_apart(graph, scores)
+        if inner is None or number is None or condition is None:
+            continue
+        low, zero = _number(graph, max(float(number.item()), _LOWEST)), _number(graph, 0.0)
+        bias = ir.node("Where", [condition, low, zero] if scores is other else [condition, zero, low])
+        _describe(bias.outputs[0], f"{where.outputs[0].name}_bias", where.outputs[0], list(_shape_of(condition)))
+        inner.nodes.append(bias)
+        inner.biases.append(bias.outputs[0])
+        return inner
+    return None
+
+
+def _key(scores: _Scores) -> ir.Value:
+    """The product's second factor, (batch, heads, size, keys), turned to (batch, heads, keys, size)."""
+    turned = scores.product.inputs[1]
+    assert turned is not None
+    batch, heads, size, keys = _shape_of(turned)
+    transpose = producer(turned, "Transpose")
+    order = [0, 1, 3, 2]
+    source = turned
+    if transpose is not None and "perm" in transpose.attributes:
+        before = list(transpose.attributes["perm"].as_ints())
+        order = [before[axis] for axis in order]
+        source = transpose.inputs[0] or turned
+    if order == [0, 1, 2, 3]:
+        return source
+    back = ir.node("Transpose", [source], {"perm": order})
+    _describe(back.outputs[0], f"{turned.name}_key", turned, [batch, heads, keys, size])
+    scores.nodes.append(back)
+    return back.outputs[0]
+
+
+def _bias(graph: ir.Graph, scores: _Scores, full: _Shape) -> ir.Value | None:
+    """The sum of all biases, (batch or 1, heads or 1, queries, keys); None if there is none or its shape is unknown."""
+    total: ir.Value | None = None
+    for bias in scores.biases:
+        if not 1 <= len(_shape_of(bias)) <= 4:
+            return None
+        if total is None:
+            total = bias
+            continue
+        both = ir.node("Add", [total, bias])
+        _describe(both.outputs[0], f"{bias.name}_total", bias, _broadcast(_shape_of(total), _shape_of(bias)))
+        scores.nodes.append(both)
+        total = both.outputs[0]
+    if total is None:
+        return None
+    shape = _broadcast(_shape_of(total), (1, 1, 1, 1))
+    if len(_shape_of(total)) == 4 and tuple(shape[2:]) == full[2:]:
+        return total
+    product = scores.product.outputs[0]
+    sizes = ir.node("Shape", [product], {"start": 2, "end": 4})
+    target = ir.node("Concat", [_vector(graph, [1, 1]), sizes.outputs[0]], {"axis": 0})
+    wide = ir.node("Expand", [total, target.outputs[0]])
+    _describe(wide.outputs[0], f"{total.name}_wide", total, [*shape[:2], *full[2:]])
+    scores.nodes += [sizes, target, wide]
+    return wide.outputs[0]
+
+
+def _shape_of(value: ir.Value | None) -> _Shape:
+    """The shape, empty where it is not known."""
+    return () if value is None or value.shape is None else tuple(value.shape)
+
+
+def _broadcast(a: _Shape, b: _Shape) -> list[int | ir.SymbolicDim]:
+    rank = max(len(a), len(b))
+    padded = [(1,) * (rank - len(shape)) + shape for shape in (a, b)]
+    return [left if right == 1 else right for left, right in zip(*padded, strict=True)]
+
+
+def _describe(value: ir.Value, name: str, like: ir.Value, shape: list[int | ir.SymbolicDim]) -> None:
+    value.name, value.type, value.shape = name, like.type, ir.Shape(shape)
+
+
+def _number(graph: ir.Graph, number: float) -> ir.Value:
+    name = f"number_{number:g}"
+    return graph.initializers.get(name) or new_weight(graph, name, ir.tensor(np.array(number, np.float32), name=name))
+
+
+def _vector(graph: ir.Graph, numbers: list[int]) -> ir.Value:
+    name = "shape_" + "_".join(map(str, numbers))
+    return graph.initializers.get(name) or new_weight(graph, name, ir.tensor(np.array(numbers, np.int64), name=name))
