@@ -1,0 +1,197 @@
+"""A benchmark's result: from raw runs to figures, as JSON for programs and as tables for people."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from edgeport_bench.harness import Measurement, SubjectRecord
+from edgeport_bench.machine import Machine
+from edgeport_bench.measure import Ratio, latency, ratio_of_medians, throughput
+
+__all__ = ["BenchReport", "as_json", "print_report", "speedups", "wrong_outputs"]
+
+SCHEMA = 1
+LEAST_COSINE = 0.9
+"""Below it a subject computes something else than the reference, and its speed is not compared."""
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Everything that was measured, and on what."""
+
+    bundle: str
+    source: str
+    task: str
+    machine: Machine
+    settings: dict[str, Any]
+    subjects: Sequence[SubjectRecord]
+    measurements: Sequence[Measurement]
+    reference: str | None
+    """The subject that outputs are compared with."""
+    baseline: str | None
+    """The subject that speed is compared with."""
+    warnings: Sequence[str]
+
+
+def speedups(report: BenchReport) -> list[Ratio | None]:
+    """For each measurement the baseline's median over its own.
+
+    None for the baseline itself, where there is none, and for outputs that are not the reference's.
+    """
+    baseline = {(m.batch, m.length): m.rounds for m in report.measurements if m.subject == report.baseline}
+    return [
+        None
+        if not baseline or m.subject == report.baseline or _is_wrong(m)
+        else ratio_of_medians(baseline[m.batch, m.length], m.rounds)
+        for m in report.measurements
+    ]
+
+
+def wrong_outputs(measurements: Sequence[Measurement], reference: str | None) -> list[str]:
+    """One sentence for each subject whose outputs are not the reference's."""
+    worst: dict[str, float] = {}
+    for m in measurements:
+        if _is_wrong(m) and m.cosine is not None:
+            worst[m.subject] = min(m.cosine, worst.get(m.subject, 1.0))
+    return [
+        f"{name} gives other outputs than {reference} (cosine {cosine:.3f}, at least {LEAST_COSINE} is asked for): "
+        "its speed is not compared."
+        for name, cosine in worst.items()
+    ]
+
+
+def as_json(report: BenchReport) -> dict[str, Any]:
+    """Plain types; times in milliseconds, sizes in bytes, raw samples by round."""
+    rows = []
+    for m, speedup in zip(report.measurements, speedups(report), strict=True):
+        found, rate = latency(m.rounds), throughput(m.rounds, m.batch, m.length)
+        rows.append(
+            {
+                "subject": m.subject,
+                "batch": m.batch,
+                "length": m.length,
+                "p50_ms": found.p50,
+                "p90_ms": found.p90,
+                "p99_ms": found.p99,
+                "mean_ms": found.mean,
+                "runs": found.runs,
+                "texts_per_second": rate.texts,
+                "tokens_per_second": rate.tokens,
+                "cosine": m.cosine,
+                "speedup": None if speedup is None else dataclasses.asdict(speedup),
+                "samples_ms": [[round(ms, 4) for ms in r] for r in m.rounds],
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "bundle": report.bundle,
+        "source": report.source,
+        "task": report.task,
+        "machine": dataclasses.asdict(report.machine),
+        "settings": report.settings,
+        "reference": report.reference,
+        "baseline": report.baseline,
+        "warnings": list(report.warnings),
+        "subjects": [dataclasses.asdict(s) for s in report.subjects],
+        "measurements": rows,
+    }
+
+
+def print_report(report: BenchReport, console: Console) -> None:
+    """The tables: speed by shape, then what each subject costs."""
+    machine = report.machine
+    console.print(f"[bold]{report.source}[/], {report.task}", highlight=False)
+    console.print(
+        f"[dim]{machine.processor}, {report.settings['threads']} threads, onnxruntime "
+        f"{machine.versions.get('onnxruntime', '?')}[/]",
+        highlight=False,
+    )
+    console.print(_speed_table(report))
+    console.print(_cost_table(report))
+    for warning in report.warnings:
+        console.print(f"[yellow]![/] {warning}", highlight=False)
+
+
+def _speed_table(report: BenchReport) -> Table:
+    table = _table("shape", "subject", caption=_caption(report))
+    for name in ("p50", "p90", "p99", "texts/s", "tokens/s", *(["cosine"] if report.reference else [])):
+        table.add_column(name, justify="right")
+    if report.baseline:
+        table.add_column("speed-up", no_wrap=True)
+    previous = None
+    for m, speedup in zip(report.measurements, speedups(report), strict=True):
+        shape = f"{m.batch} × {m.length}"
+        if previous not in (None, shape):
+            table.add_section()
+        found, rate = latency(m.rounds), throughput(m.rounds, m.batch, m.length)
+        cells = [
+            shape if shape != previous else "",
+            m.subject,
+            *(_short(number) for number in (found.p50, found.p90, found.p99, rate.texts, rate.tokens)),
+        ]
+        if report.reference:
+            cells.append("–" if m.cosine is None else f"{m.cosine:.4f}")
+        if report.baseline:
+            cells.append(_speedup_cell(m, speedup, report.baseline))
+        table.add_row(*cells)
+        previous = shape
+    return table
+
+
+def _speedup_cell(m: Measurement, speedup: Ratio | None, baseline: str) -> str:
+    if speedup is None:
+        return "–" if m.subject == baseline else "[red]other outputs[/]"
+    return f"[bold]{_short(speedup.value)}×[/] [dim]{_short(speedup.low)}–{_short(speedup.high)}[/]"
+
+
+def _cost_table(report: BenchReport) -> Table:
+    cold = any(s.cold_ms for s in report.subjects)
+    table = _table("subject")
+    for name in ("weights, MB", "import, ms", "load, ms", "peak RSS, MB", *(["first result, ms"] if cold else [])):
+        table.add_column(name, justify="right")
+    for s in report.subjects:
+        cells = [
+            s.name,
+            f"{s.about['size_bytes'] / 1e6:.1f}",
+            f"{s.import_ms:,.0f}",
+            f"{s.load_ms:,.0f}",
+            "unknown" if s.peak_rss is None else f"{s.peak_rss / 1e6:,.0f}",
+        ]
+        if cold:
+            cells.append(f"{median(s.cold_ms):,.0f}" if s.cold_ms else "–")
+        table.add_row(*cells)
+    return table
+
+
+def _table(*columns: str, caption: str | None = None) -> Table:
+    """Narrow enough for 80 columns of text."""
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False, caption=caption, caption_justify="left")
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def _caption(report: BenchReport) -> str:
+    parts = ["shape: batch × tokens; p50, p90, p99: milliseconds"]
+    if report.reference:
+        parts.append(f"cosine: the least of any row of outputs with that of {report.reference}")
+    if report.baseline:
+        parts.append(f"speed-up over {report.baseline}: ratio of medians, 95 % interval")
+    return "; ".join(parts)
+
+
+def _short(number: float) -> str:
+    """Three digits or more, thousands apart."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+
+
+def _is_wrong(m: Measurement) -> bool:
+    return m.cosine is not None and m.cosine < LEAST_COSINE

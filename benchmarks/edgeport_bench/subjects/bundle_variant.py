@@ -1,0 +1,43 @@
+"""One variant of a bundle, in the session that ``edgeport.load`` opens. Options: path, variant, providers, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime  # noqa: F401  # here, so that its import counts as import and not as loading
+from edgeport.bundle import Bundle
+from edgeport.session import open_session
+
+from edgeport_bench.subjects import Array
+
+__all__ = ["BundleVariant", "open_subject"]
+
+
+class BundleVariant:
+    """A session on one variant."""
+
+    def __init__(self, bundle: Bundle, variant: str, providers: list[str] | None, threads: int | None) -> None:
+        self._session = open_session(bundle, variant=variant, providers=providers, threads=threads)
+        self._size = bundle.variant(variant).size_bytes
+
+    def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        return self._session.run(feeds)
+
+    def describe(self) -> dict[str, Any]:
+        return {"size_bytes": self._size, "report": self._session.report().to_dict()}
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def open_subject(options: Mapping[str, Any]) -> BundleVariant:
+    """Open the variant.
+
+    Raises:
+        BundleError: the bundle is damaged, or has no such variant.
+        ProviderError: a provider is absent, or takes no node.
+    """
+    bundle = Bundle.open(Path(options["path"]))
+    return BundleVariant(bundle, options["variant"], options["providers"], options["threads"])

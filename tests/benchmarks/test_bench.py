@@ -1,0 +1,145 @@
+"""``edgeport bench`` on the readable bundle: what its JSON holds, and what wrong calls get. No assertion on a time."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edgeport.bundle import Bundle
+from edgeport.errors import BundleError, MissingExtraError, UsageError
+from edgeport_bench import bench as bench_module
+from edgeport_bench.bench import BenchOptions, bench
+from edgeport_bench.cli import add_arguments, run
+from edgeport_bench.harness import Measurement
+from edgeport_bench.inputs import default_lengths, make_feeds
+from edgeport_bench.machine import describe_machine, load_warning
+from edgeport_bench.report import BenchReport, speedups
+
+from .conftest import MAX_LENGTH
+
+
+def _run(*argv: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return run(parser.parse_args(list(argv)))
+
+
+@pytest.fixture(scope="module")
+def result(tiny_bundle: Path) -> dict[str, Any]:
+    """The JSON of a whole run."""
+    with pytest.MonkeyPatch.context() as patch:
+        printed: list[str] = []
+        patch.setattr("builtins.print", printed.append)
+        argv = [str(tiny_bundle), "--batch", "1,3", "--length", "5,48", "--seconds", "0.02", "--threads", "1", "--cold"]
+        assert _run(*argv, "--json") == 0
+    found: dict[str, Any] = json.loads("\n".join(printed))
+    return found
+
+
+def test_json_has_every_variant_at_every_shape(result: dict[str, Any]) -> None:
+    shapes = [(m["subject"], m["batch"], m["length"]) for m in result["measurements"]]
+    assert sorted(shapes) == sorted((s, b, n) for s in ("fp32", "wrong") for b in (1, 3) for n in (5, 48))
+    assert (result["schema"], result["task"], result["source"]) == (1, "sentence-embedding", "tiny")
+
+
+def test_json_figures_follow_from_its_raw_samples(result: dict[str, Any]) -> None:
+    for m in result["measurements"]:
+        samples = np.concatenate(m["samples_ms"])
+        assert m["runs"] == samples.size
+        assert [m["p50_ms"], m["p90_ms"], m["p99_ms"]] == pytest.approx(np.percentile(samples, [50, 90, 99]), abs=1e-3)
+        assert m["texts_per_second"] == pytest.approx(1e3 * m["batch"] / m["mean_ms"])
+        assert m["tokens_per_second"] == pytest.approx(m["length"] * m["texts_per_second"])
+
+
+def test_json_tells_cost_and_machine(tiny_bundle: Path, result: dict[str, Any]) -> None:
+    manifest = Bundle.open(tiny_bundle).manifest
+    for s in result["subjects"]:
+        assert s["about"]["size_bytes"] == manifest.variants[s["name"]].size_bytes
+        assert s["peak_rss"] >= s["loaded_rss"] > 1e6
+        assert s["load_ms"] > 0
+        assert len(s["cold_ms"]) == 3
+    assert result["settings"]["threads"] == 1
+    assert result["machine"]["versions"]["onnxruntime"]
+
+
+def test_other_outputs_are_found_and_told(result: dict[str, Any]) -> None:
+    assert result["reference"] == "fp32"
+    cosines = {m["cosine"] for m in result["measurements"] if m["subject"] == "wrong"}
+    assert max(cosines) < 0.9
+    assert any("wrong gives other outputs than fp32" in w for w in result["warnings"])
+
+
+def test_table_for_people(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(str(tiny_bundle), "--variant", "fp32", "--batch", "2", "--length", "7", "--seconds", "0.01") == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("2 × 7", "fp32", "p99", "tokens/s", "peak RSS"))
+    assert "wrong" not in shown
+
+
+def test_inputs_have_the_exact_shape_without_padding(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    feeds = make_feeds(bundle, [(1, 1), (5, MAX_LENGTH)])
+    for shape, tensors in feeds.items():
+        assert {a.shape for a in tensors.values()} == {shape}
+        assert tensors["attention_mask"].all()
+        assert (tensors["input_ids"] != 0).all()
+    assert len(np.unique(feeds[5, MAX_LENGTH]["input_ids"], axis=0)) == 5  # no two rows alike
+    assert default_lengths(bundle) == [16, MAX_LENGTH]
+
+
+def _report(cosine: float | None) -> BenchReport:
+    slow = Measurement("torch", 1, 8, [[4.0, 4.0]] * 5, None)
+    fast = Measurement("int8", 1, 8, [[1.0, 1.0]] * 5, cosine)
+    return BenchReport("b", "s", "t", describe_machine(), {}, [], [slow, fast], "torch", "torch", [])
+
+
+def test_speedup_is_the_baseline_over_the_rest() -> None:
+    first, second = speedups(_report(0.99))
+    assert first is None
+    assert second is not None
+    assert (second.value, second.low, second.high) == (4.0, 4.0, 4.0)
+
+
+def test_nobody_wins_by_being_wrong() -> None:
+    assert speedups(_report(0.5)) == [None, None]
+
+
+def test_a_busy_machine_is_told() -> None:
+    machine = describe_machine()
+    for load, told in ((None, False), (0.0, False), (50.0 * machine.usable_threads, True)):
+        changed = type(machine)(**{**vars(machine), "load_average": load})
+        assert (load_warning(changed) is not None) == told
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--batch", "0"], "'0' is no list"),
+        (["--batch", "1,,2"], "'1,,2' is no list"),
+        (["--length", "many"], "'many' is no list"),
+        (["--length", "49"], "length 49 is more than the 48"),
+        (["--seconds", "0"], "0.0 seconds"),
+        (["--seconds", "nan"], "nan seconds"),
+        (["--threads", "0"], "0 threads"),
+        (["--against", "jax"], "'jax' is unknown"),
+        (["--variant", "fp32", "--variant", "fp32"], "name each once"),
+    ],
+)
+def test_wrong_calls_are_refused(tiny_bundle: Path, argv: list[str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        _run(str(tiny_bundle), *argv)
+
+
+def test_unknown_variant(tiny_bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"'int3'.*fp32, wrong"):
+        bench(tiny_bundle, BenchOptions(variants=("int3",)))
+
+
+def test_original_needs_the_export_extra(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_module, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"edgeport\[export\]"):
+        bench(tiny_bundle, BenchOptions(against="torch"))

@@ -1,0 +1,93 @@
+"""The order of the turns, with workers that only take notes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from edgeport_bench import harness
+from edgeport_bench.subjects import SubjectSpec
+
+NOTES: list[tuple[str, str, int, int]] = []
+
+
+class NotingWorker:
+    """Claims that a run of subject ``a`` takes 1 ms and one of ``b`` 100 ms."""
+
+    def __init__(self, spec: SubjectSpec) -> None:
+        self.spec = spec
+        self.started = 0.0
+        self._ms = {"a": 1.0, "b": 100.0}[spec.name]
+
+    def __enter__(self) -> NotingWorker:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        NOTES.append((self.spec.name, "end", 0, 0))
+
+    def load(self) -> dict[str, Any]:
+        return {"import_ms": 1.0, "load_ms": 2.0, "rss": 3, "about": {"size_bytes": 4}}
+
+    def feed(self, feeds: Any) -> None:
+        self._fed = feeds
+
+    def run(self, times: int, *, untimed: int = 0) -> list[float]:
+        NOTES.append((self.spec.name, "run", times, untimed))
+        return [self._ms] * times
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        return {"x": np.array([[1.0, {"a": 0.0, "b": 1.0}[self.spec.name]]])}
+
+    def memory(self) -> dict[str, int]:
+        return {"rss": 5, "peak_rss": 6}
+
+
+@pytest.fixture(autouse=True)
+def noting(monkeypatch: pytest.MonkeyPatch) -> None:
+    NOTES.clear()
+    monkeypatch.setattr(harness, "Worker", NotingWorker)
+
+
+SPECS = [SubjectSpec("a", "bundle", {}), SubjectSpec("b", "bundle", {})]
+FEEDS = {(1, 4): {"input_ids": np.ones((1, 4), dtype=np.int64)}}
+
+
+def test_subjects_take_turns_and_swap_the_first_place() -> None:
+    _, measurements = harness.measure_subjects(SPECS, FEEDS, seconds=0.05)
+    turns = "".join(name for name, what, _, _ in NOTES[2:] if what == "run")
+    assert turns == "abba" * (harness.ROUNDS // 2)
+    assert [len(m.rounds) for m in measurements] == [harness.ROUNDS] * 2
+
+
+def test_turns_fill_the_time_and_short_ones_begin_with_a_run_that_does_not_count() -> None:
+    harness.measure_subjects(SPECS, FEEDS, seconds=0.05)
+    assert NOTES[:2] == [("a", "run", 1, harness.WARM_UP), ("b", "run", 1, harness.WARM_UP)]
+    assert NOTES[2:4] == [("a", "run", 5, 1), ("b", "run", 1, 0)]  # 5 ms a turn
+
+
+def test_time_ends_the_rounds_but_not_before_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 100))  # every look at it costs 100 s
+    monkeypatch.setattr(harness, "perf_counter", lambda: next(clock))
+    _, measurements = harness.measure_subjects(SPECS, FEEDS, seconds=1.0)
+    assert {len(m.rounds) for m in measurements} == {harness.LEAST_ROUNDS}
+
+
+def test_outputs_are_compared_with_the_reference() -> None:
+    records, measurements = harness.measure_subjects(SPECS, FEEDS, seconds=0.01, reference="a")
+    assert [m.cosine for m in measurements] == [None, pytest.approx(0.5**0.5)]
+    assert [(r.name, r.load_ms, r.loaded_rss, r.peak_rss) for r in records] == [("a", 2.0, 3, 6), ("b", 2.0, 3, 6)]
+
+
+def test_an_error_ends_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NotingWorker, "load", lambda self: SimpleNamespace()[0])
+    with pytest.raises(TypeError):
+        harness.measure_subjects(SPECS, FEEDS, seconds=0.01)
+    assert sorted(NOTES) == [("a", "end", 0, 0), ("b", "end", 0, 0)]
+
+
+def test_cold_starts_take_turns() -> None:
+    found = harness.measure_cold_starts(SPECS, FEEDS[1, 4], times=2)
+    assert [name for name, what, _, _ in NOTES if what == "run"] == list("abab")
+    assert {name: len(times) for name, times in found.items()} == {"a": 2, "b": 2}
