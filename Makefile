@@ -17,7 +17,6 @@ help:
 	@echo "make clean   remove what was built; $(VENV) stays"
 	@echo
 	@echo "PYTHON=python3.12 makes $(VENV) with another Python (3.11 or newer)."
-	@echo "PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu' gets a torch without CUDA on Linux."
 
 demo: export HF_HUB_OFFLINE := 1
 demo: $(VENV)/.installed-demo

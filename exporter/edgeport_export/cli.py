@@ -11,15 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgeport.errors import MissingExtraError, UsageError
-
-try:
-    import rich  # noqa: F401
-    import torch  # noqa: F401
-    import transformers
-except ImportError as e:
-    raise MissingExtraError("`edgeport export`", "export") from e
-
+import transformers
+from edgeport.errors import UsageError
 from rich.console import Console
 from rich.table import Table
 
@@ -150,13 +143,13 @@ def _print_summary(result: ExportResult) -> None:
     manifest = result.manifest
     console = Console()
     table = Table(title=f"{manifest.source.id} · {manifest.task}", title_justify="left")
-    for column in ("variant", "size", "max difference", "cosine", "same label"):
+    for column in ("variant", "size", "max diff", "cosine", "agree"):
         table.add_column(column, justify="left" if column == "variant" else "right")
     timed: dict[str, float] = next(
         (v.measured["latency"]["milliseconds"] for v in manifest.variants.values() if v.measured), {}
     )
     for shape in timed:
-        table.add_column(f"ms at {shape}", justify="right")
+        table.add_column(f"{shape} ms", justify="right")
     for name, variant in manifest.variants.items():
         parity = variant.measured.get("parity")
         latency = variant.measured.get("latency", {}).get("milliseconds", {})
