@@ -23,6 +23,7 @@ from edgeport.errors import ExportError
 
 from edgeport_export.capture.attention import DOMAIN, fused_attention
 from edgeport_export.capture.fallback import capture_with_transformers
+from edgeport_export.capture.obstacles import AroundObstacles
 from edgeport_export.head import ExportHead
 from edgeport_export.samples import Batch
 
@@ -123,7 +124,7 @@ def _trace(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> Captur
 
 def _export(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> ir.Model:
     axes = None if fixed else ({0: "batch", 1: "sequence"},) * len(head.names)
-    with _quiet(), _no_garbage_collection(), torch.no_grad():
+    with _quiet(), _no_garbage_collection(), torch.no_grad(), AroundObstacles():
         program = torch.onnx.export(
             head,
             tuple(torch.from_numpy(batch[name]) for name in head.names),

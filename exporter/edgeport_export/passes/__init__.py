@@ -32,6 +32,8 @@ PREPARE: Sequence[ir.passes.PassBase] = (
     IdentityEliminationPass(),
     PinSqueeze(),
     FoldConstants(),
+    IdentityEliminationPass(),
+    RemoveUnusedNodesPass(),
     FuseAttention(),
     LowerAttention(),
     SimplifyShapes(),

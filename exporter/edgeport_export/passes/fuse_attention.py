@@ -7,6 +7,7 @@ relative positions, a slope) becomes the operator's bias; a fill of masked score
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,41 +50,53 @@ class FuseAttention(ir.passes.InPlacePass):
 
 
 def _fuse(graph: ir.Graph, softmax: ir.Node) -> bool:
-    weighted = sole_user(softmax.outputs[0])
-    if weighted is None or weighted.op_type != "MatMul" or weighted.inputs[0] is not softmax.outputs[0]:
+    weighted, weights = _without_reshape(sole_user(softmax.outputs[0]), softmax.outputs[0])
+    if weighted is None or weighted.op_type != "MatMul" or weighted.inputs[0] is not weights:
         return False
     scores = _take_apart(graph, softmax.inputs[0])
-    if scores is None:
+    shape = _shape_of(softmax.inputs[0])
+    if scores is None or len(shape) != 4 or not isinstance(shape[1], int):
         return False
-    query, value, result = scores.product.inputs[0], weighted.inputs[1], weighted.outputs[0]
-    batch, heads, queries, size = _shape_of(query)
-    keys, width = _shape_of(value)[2:]
-    if not all(isinstance(n, int) for n in (heads, size, width)) or _shape_of(value)[1] != heads:
+    heads = shape[1]
+    query, key, value = (
+        _with_heads(graph, scores, v, heads)
+        for v in (scores.product.inputs[0], scores.product.inputs[1], weighted.inputs[1])
+    )
+    width, size, result = _shape_of(value)[3], _shape_of(query)[3], weighted.outputs[0]
+    if not isinstance(size, int) or not isinstance(width, int) or any(_shape_of(v)[1] != heads for v in (query, value)):
         return False
-    key = _key(scores)
-    bias = _bias(graph, scores, (batch, heads, queries, keys))
+    key = _key(scores, key)
+    bias = _bias(graph, scores, heads, shape)
     if scores.biases and bias is None:
         return False
     attention = ir.node(
         OP_TYPE, [query, key, value, None, bias], {"scale": scores.scale, "causal": 0}, domain=DOMAIN, name=softmax.name
     )
     turned = ir.node("Transpose", [attention.outputs[0]], {"perm": [0, 2, 1, 3]})
-    _describe(attention.outputs[0], f"{result.name}_attention", result, [batch, queries, heads, width])
-    _describe(turned.outputs[0], result.name or "", result, [batch, heads, queries, width])
-    ir.convenience.replace_nodes_and_values(
-        graph, weighted, [weighted], [*scores.nodes, attention, turned], [result], [turned.outputs[0]]
-    )
+    _describe(attention.outputs[0], f"{result.name}_attention", result, [shape[0], shape[2], heads, width])
+    _describe(turned.outputs[0], f"{result.name}_heads", result, [shape[0], heads, shape[2], width])
+    made = [*scores.nodes, attention, turned]
+    last = turned.outputs[0]
+    if len(_shape_of(result)) == 3:
+        flat = ir.node("Reshape", [last, _rows(graph, made)])
+        _describe(flat.outputs[0], "", result, list(_shape_of(result)))
+        made.append(flat)
+        last = flat.outputs[0]
+    last.name = result.name
+    ir.convenience.replace_nodes_and_values(graph, weighted, [weighted], made, [result], [last])
     return True
 
 
 def _take_apart(graph: ir.Graph, value: ir.Value | None) -> _Scores | None:
     """Follow the scores back to the product that makes them; None if something in between is not understood."""
     node = value.producer() if value is not None else None
-    if value is None or node is None or sole_user(value) is None or len(_shape_of(value)) != 4:
+    if value is None or node is None or sole_user(value) is None or len(_shape_of(value)) not in (3, 4):
         return None
     if node.op_type == "MatMul":
-        known = [_shape_of(i) for i in node.inputs]
-        return _Scores(node) if all(len(shape) == 4 for shape in known) and known[0][1] == known[1][1] else None
+        return _Scores(node) if all(len(_shape_of(i)) == len(_shape_of(value)) for i in node.inputs) else None
+    if node.op_type == "Reshape":  # heads and batch in one axis, and back
+        before = _shape_of(node.inputs[0])
+        return _take_apart(graph, node.inputs[0]) if before[-2:] == _shape_of(value)[-2:] else None
     if node.op_type in ("Mul", "Div"):
         factor = constant(node.inputs[1], 1)
         inner = None if factor is None else _take_apart(graph, node.inputs[0])
@@ -118,10 +131,33 @@ def _take_fill_apart(graph: ir.Graph, where: ir.Node) -> _Scores | None:
     return None
 
 
-def _key(scores: _Scores) -> ir.Value:
+def _without_reshape(node: ir.Node | None, value: ir.Value) -> tuple[ir.Node | None, ir.Value]:
+    """The reader of ``value`` and what it reads, past a reshape that puts heads and batch in one axis."""
+    if node is None or node.op_type != "Reshape" or _shape_of(node.outputs[0])[-2:] != _shape_of(value)[-2:]:
+        return node, value
+    return sole_user(node.outputs[0]), node.outputs[0]
+
+
+def _with_heads(graph: ir.Graph, scores: _Scores, value: ir.Value | None, heads: int) -> ir.Value:
+    """(batch * heads or batch, heads; m, n) to (batch, heads, m, n)."""
+    assert value is not None
+    if len(_shape_of(value)) == 4:
+        return value
+    flat = producer(value, "Reshape")
+    before = _shape_of(flat.inputs[0]) if flat is not None else ()
+    if flat is not None and len(before) == 4 and before[1] == heads and before[2:] == _shape_of(value)[1:]:
+        assert flat.inputs[0] is not None
+        return flat.inputs[0]
+    sizes = ir.node("Shape", [value], {"start": 1, "end": 3})
+    target = ir.node("Concat", [_vector(graph, [-1, heads]), sizes.outputs[0]], {"axis": 0})
+    split = ir.node("Reshape", [value, target.outputs[0]])
+    _describe(split.outputs[0], f"{value.name}_heads", value, [None, heads, *_shape_of(value)[1:]])
+    scores.nodes += [sizes, target, split]
+    return split.outputs[0]
+
+
+def _key(scores: _Scores, turned: ir.Value) -> ir.Value:
     """The product's second factor, (batch, heads, size, keys), turned to (batch, heads, keys, size)."""
-    turned = scores.product.inputs[1]
-    assert turned is not None
     batch, heads, size, keys = _shape_of(turned)
     transpose = producer(turned, "Transpose")
     order = [0, 1, 3, 2]
@@ -138,12 +174,14 @@ def _key(scores: _Scores) -> ir.Value:
     return back.outputs[0]
 
 
-def _bias(graph: ir.Graph, scores: _Scores, full: _Shape) -> ir.Value | None:
+def _bias(graph: ir.Graph, scores: _Scores, heads: int, full: _Shape) -> ir.Value | None:
     """The sum of all biases, (batch or 1, heads or 1, queries, keys); None if there is none or its shape is unknown."""
     total: ir.Value | None = None
-    for bias in scores.biases:
-        if not 1 <= len(_shape_of(bias)) <= 4:
+    flat = len(_shape_of(scores.product.outputs[0])) == 3
+    for given in scores.biases:
+        if not 1 <= len(_shape_of(given)) <= 4:
             return None
+        bias = _with_heads(graph, scores, given, heads) if flat and len(_shape_of(given)) == 3 else given
         if total is None:
             total = bias
             continue
@@ -156,13 +194,20 @@ def _bias(graph: ir.Graph, scores: _Scores, full: _Shape) -> ir.Value | None:
     shape = _broadcast(_shape_of(total), (1, 1, 1, 1))
     if len(_shape_of(total)) == 4 and tuple(shape[2:]) == full[2:]:
         return total
-    product = scores.product.outputs[0]
-    sizes = ir.node("Shape", [product], {"start": 2, "end": 4})
+    sizes = ir.node("Shape", [scores.product.outputs[0]], {"start": -2})
     target = ir.node("Concat", [_vector(graph, [1, 1]), sizes.outputs[0]], {"axis": 0})
     wide = ir.node("Expand", [total, target.outputs[0]])
     _describe(wide.outputs[0], f"{total.name}_wide", total, [*shape[:2], *full[2:]])
     scores.nodes += [sizes, target, wide]
     return wide.outputs[0]
+
+
+def _rows(graph: ir.Graph, nodes: list[ir.Node]) -> ir.Value:
+    """The target of a reshape that gives (batch * heads, queries, width)."""
+    queries = ir.node("Shape", [nodes[-1].outputs[0]], {"start": 2})
+    target = ir.node("Concat", [_vector(graph, [-1]), queries.outputs[0]], {"axis": 0})
+    nodes += [queries, target]
+    return target.outputs[0]
 
 
 def _shape_of(value: ir.Value | None) -> _Shape:
@@ -176,7 +221,7 @@ def _broadcast(a: _Shape, b: _Shape) -> list[int | ir.SymbolicDim]:
     return [left if right == 1 else right for left, right in zip(*padded, strict=True)]
 
 
-def _describe(value: ir.Value, name: str, like: ir.Value, shape: list[int | ir.SymbolicDim]) -> None:
+def _describe(value: ir.Value, name: str, like: ir.Value, shape: Sequence[int | ir.SymbolicDim | None]) -> None:
     value.name, value.type, value.shape = name, like.type, ir.Shape(shape)
 
 
