@@ -48,6 +48,7 @@ INPUTS: list[dict[str, Any]] = [
     {"question": ["Where?", "Who?", "What?"], "context": [SHORT, OTHER, LONG]},
     {"question": ["Where?"], "context": [SHORT]},
     {"question": "Who?", "context": "Berlin"},
+    {"question": "Where?", "context": "Berlin, berlin or BERLIN: in Berlin"},
 ]
 OPTIONS: list[dict[str, Any]] = [
     {},

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 from edgeport.errors import InputError, UsageError
+from edgeport.tasks.answers import likely_spans
 
 DATA = Path(__file__).parents[2] / "data" / "question_answering"
 RECORDED = json.loads((DATA / "answers.json").read_text(encoding="utf-8"))
@@ -74,6 +76,15 @@ def test_windows_do_not_depend_on_the_batch(pipe: Any, assert_same: Any) -> None
     pipe._runner.shapes.clear()
     assert_same(pipe(**far, **options, batch_size=4), expected, tolerance=1e-5)
     assert {rows for rows, _ in pipe._runner.shapes} > {4}
+
+
+def test_the_first_token_counts_when_scores_run_out() -> None:
+    allowed = np.array([False, True, True])
+    spans = likely_spans(np.array([9.0, 1.0, 0.0]), np.array([9.0, 0.0, 1.0]), allowed, 99, 15)
+    pairs = list(zip(spans.starts.tolist(), spans.ends.tolist(), strict=True))
+    assert pairs[0] == (1, 2)
+    assert set(pairs) == {(a, b) for a in range(3) for b in range(3)}
+    assert spans.scores[pairs.index((0, 1))] == spans.scores[pairs.index((2, 1))] == 0
 
 
 def test_bad_input(pipe: Any) -> None:
