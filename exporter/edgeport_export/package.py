@@ -30,7 +30,7 @@ def write_tokenizer(source: Source, directory: Path) -> None:
     backend.save(str(directory / "tokenizer.json"))
 
 
-def text_spec(source: Source, recipe: Recipe) -> TextSpec:
+def text_spec(source: Source, recipe: Recipe, *, maskable_padding: bool) -> TextSpec:
     """How the runtime turns text into inputs."""
     tokenizer = source.tokenizer
     fixed_batch, fixed_length = recipe.fixed_shape or (None, None)
@@ -45,6 +45,7 @@ def text_spec(source: Source, recipe: Recipe) -> TextSpec:
         fixed_length=fixed_length,
         fixed_batch=fixed_batch,
         clean_up_tokenization_spaces=bool(getattr(tokenizer, "clean_up_tokenization_spaces", False)),
+        maskable_padding=maskable_padding,
         add_prefix_space=bool(getattr(tokenizer, "add_prefix_space", False)),
     )
 

@@ -21,9 +21,9 @@ from edgeport_export.passes import FINISH, PREPARE, run_passes
 from edgeport_export.progress import Progress
 from edgeport_export.quantize import quantize
 from edgeport_export.recipe import Recipe
-from edgeport_export.samples import Batch, capture_batch, timing_batches, validation_batches
+from edgeport_export.samples import Batch, capture_batch, padding_batches, timing_batches, validation_batches
 from edgeport_export.source import Source, load_source
-from edgeport_export.validate import Reference, Verdict, make_reference, validate
+from edgeport_export.validate import Reference, Verdict, hides_padding, make_reference, validate
 
 __all__ = ["ExportResult", "export"]
 
@@ -72,9 +72,12 @@ def export(
             head = ExportHead(source)
         progress.note(f"{type(source.model).__name__}, {_parameters(source)} parameters, task {source.task.name}")
         reference = None
-        if recipe.validate:
-            with progress.stage("reference", "Run the original"):
+        with progress.stage("reference", "Run the original"):
+            if recipe.validate:
                 reference = make_reference(head, validation_batches(source, recipe.fixed_shape))
+            maskable = hides_padding(head, *padding_batches(source))
+        if not maskable:
+            progress.note("the model notices padding in spite of the mask: the runtime will not pad")
         with progress.stage("capture", "Capture the graph"):
             sample = capture_batch(source, recipe.fixed_shape)
             captured = capture(head, sample, opset=recipe.opset, fixed=recipe.fixed_shape is not None)
@@ -103,7 +106,7 @@ def export(
                 inputs=package.tensor_specs(base.graph.inputs),
                 outputs=package.tensor_specs(base.graph.outputs),
                 files={},
-                text=package.text_spec(source, recipe),
+                text=package.text_spec(source, recipe, maskable_padding=maskable),
                 labels=package.labels(source),
                 task_options=source.task_options,
                 recipe=replace(recipe, task=source.task.name).to_dict(),

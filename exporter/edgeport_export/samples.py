@@ -10,12 +10,13 @@ import inspect
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from edgeport.errors import ExportError
 from numpy.typing import NDArray
 
 from edgeport_export.source import Source
 
-__all__ = ["Batch", "capture_batch", "input_names", "timing_batches", "validation_batches"]
+__all__ = ["Batch", "capture_batch", "input_names", "padding_batches", "timing_batches", "validation_batches"]
 
 Batch = Mapping[str, NDArray[np.int64]]
 
@@ -29,8 +30,8 @@ SENTENCES = (
     "Das neue Museum in Zürich öffnet erst im nächsten Frühjahr.",
     "E-mail support@example.org if the update (v2.1.0-rc3) fails with error 0x80070005!",
     "I loved the first half of the film; the second half put me to sleep.",
-    "Water boils at a lower temperature on a mountain, because the pressure of the air above it is smaller there than it "
-    "is at the level of the sea.",
+    "Water boils at a lower temperature on a mountain, because the pressure of the air above it is smaller there than "
+    "it is at the level of the sea.",
     "Marie Curie was born in Warsaw, studied in Paris, and received two Nobel Prizes.",
     "ok",
 )
@@ -72,8 +73,16 @@ def validation_batches(source: Source, shape: tuple[int, int] | None = None) -> 
         _encode(source, (" ".join(SENTENCES * 4),), length=min(longest, 128)),
     ]
     if longest > 128:
-        batches.append(_encode(source, (" ".join(SENTENCES * 12), SENTENCES[2]), length=longest))
+        batches.append(_encode(source, (" ".join(SENTENCES * 12),), length=longest))
     return batches
+
+
+def padding_batches(source: Source) -> tuple[Batch, Batch]:
+    """The same text alone and with padding, to see whether the model notices."""
+    text = SENTENCES[1:2]
+    alone = _encode(source, text)
+    length = alone["input_ids"].shape[1]
+    return alone, _encode(source, text, length=min(length + 9, max(source.max_length, length)))
 
 
 def timing_batches(source: Source, shape: tuple[int, int] | None = None) -> list[Batch]:
@@ -129,7 +138,7 @@ def _check_vocabulary(source: Source, largest: int) -> None:
         table = source.model.get_input_embeddings()
     except NotImplementedError:  # a model that hashes characters has none
         return
-    size = getattr(table, "weight", table).shape[0]
+    size = table.num_embeddings if isinstance(table, torch.nn.Embedding) else largest + 1
     if largest >= size:
         raise ExportError(
             f"the tokenizer gives the id {largest} and the model embeds {size} ids: they do not belong together; "

@@ -12,9 +12,9 @@ from edgeport_export.recipe import Limits
 from edgeport_export.samples import Batch
 from edgeport_export.tasks import ExportTask
 from edgeport_export.validate.compare import Figures, compare, violations
-from edgeport_export.validate.reference import Reference, make_reference
+from edgeport_export.validate.reference import Reference, hides_padding, make_reference
 
-__all__ = ["Figures", "Reference", "Verdict", "make_reference", "validate"]
+__all__ = ["Figures", "Reference", "Verdict", "hides_padding", "make_reference", "validate"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgeport_export.head import ExportHead
 from edgeport_export.samples import Batch
 
-__all__ = ["Reference", "make_reference"]
+__all__ = ["Reference", "hides_padding", "make_reference"]
 
 
 @dataclass(frozen=True)
@@ -30,3 +30,20 @@ class Reference:
 def make_reference(head: ExportHead, batches: Sequence[Batch]) -> Reference:
     """Run the original on ``batches``."""
     return Reference(batches, [[t.float().numpy() for t in head.run(batch)] for batch in batches])
+
+
+def hides_padding(head: ExportHead, alone: Batch, padded: Batch) -> bool:
+    """Whether the original gives the same outputs (to 1e-4 of their size) with and without padding.
+
+    Convolutions over the sequence, positions counted from the left, or pooling without a mask make a model notice.
+    """
+    if "attention_mask" not in alone:
+        return False
+    kept = padded["attention_mask"][0].astype(bool)
+    for want, got in zip(head.run(alone), head.run(padded), strict=True):
+        a, b = want[0].float().numpy(), got[0].float().numpy()
+        if b.shape[:1] == kept.shape and a.shape != b.shape:
+            b = b[kept]
+        if a.shape != b.shape or np.abs(a - b).max() > 1e-4 * max(float(np.abs(a).max()), 1e-3):
+            return False
+    return True

@@ -67,6 +67,8 @@ class TextSpec:
     """Set where the graph takes one sequence length only: every input is padded to it."""
     fixed_batch: int | None = None
     clean_up_tokenization_spaces: bool = False
+    maskable_padding: bool = True
+    """Whether the attention mask hides padding completely; if not, the runtime never pads."""
     add_prefix_space: bool = False
     """Byte-level BPE tokenizers that mark a word's start with a space; matters to pre-split words."""
 

@@ -89,8 +89,7 @@ class Pipeline(ABC):
             text.spec,
             [t.name for t in manifest.inputs],
             max_length=text.max_length,
-            # Padding on the left moves the text, which models with absolute positions notice.
-            maskable=bool(manifest.task_options.get("maskable_padding", text.spec.padding_side == "right")),
+            maskable=text.spec.maskable_padding,
         )
         self._closed = False
 

@@ -114,9 +114,9 @@ def test_a_graph_without_mask_sees_no_padding(
     assert_same(ours(texts, top_k=None), theirs(texts, top_k=None))
 
 
-@pytest.mark.parametrize(("options", "exact"), [({}, True), ({"maskable_padding": True}, False)])
-def test_padding_on_the_left(build: Any, texts: Any, assert_same: Any, options: Any, exact: bool) -> None:
-    pipe = build(padding_side="left", options=options)
+@pytest.mark.parametrize("exact", [True, False])
+def test_padding_on_the_left(build: Any, texts: Any, assert_same: Any, exact: bool) -> None:
+    pipe = build(padding_side="left", maskable_padding=not exact)
     result = pipe(texts, top_k=None)
     assert pipe._padding.exact is exact
     if exact:  # BERT notices where a text starts
@@ -126,7 +126,7 @@ def test_padding_on_the_left(build: Any, texts: Any, assert_same: Any, options: 
 
 
 def test_padding_that_cannot_be_masked(build: Any, texts: Any) -> None:
-    pipe = build(options={"maskable_padding": False})
+    pipe = build(maskable_padding=False)
     pipe(texts)
     assert pipe._padding.exact
 
