@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 from edgeport_bench.inputs import Feeds, Shape
@@ -25,6 +25,9 @@ ROUNDS = 10
 """Turns that each subject's time is divided into."""
 LEAST_ROUNDS = 5
 """Even where a single run takes longer than its share: fewer say nothing about the spread."""
+SETTLE_SECONDS = 0.1
+"""Pause before each turn. After a run, ONNX Runtime's idle threads spin for some 40 ms (torch's for 10): without the pause
+they would take the processors from whoever is next."""
 WAKE_UP_BELOW = 50.0
 """Milliseconds. Each turn of shorter runs begins with one that does not count: it finds its threads asleep, and its
 caches full of another's data."""
@@ -133,16 +136,18 @@ def _measure_shape(workers: Sequence[Worker], tensors: Feeds, seconds: float) ->
     turns = []
     for worker in workers:
         worker.feed(tensors)
+        sleep(SETTLE_SECONDS)
         once = worker.run(1, untimed=WARM_UP)[0]
         turns.append((max(1, round(seconds * 1e3 / ROUNDS / max(once, 1e-3))), int(once < WAKE_UP_BELOW)))
     rounds: list[list[list[float]]] = [[] for _ in workers]
-    end = perf_counter() + seconds * len(workers)
+    end = perf_counter() + (seconds + ROUNDS * SETTLE_SECONDS) * len(workers)
     order = list(range(len(workers)))
     for number in range(ROUNDS):
         if number >= LEAST_ROUNDS and perf_counter() > end:
             break
         for i in order:
             times, untimed = turns[i]
+            sleep(SETTLE_SECONDS)
             rounds[i].append(workers[i].run(times, untimed=untimed))
         order.reverse()  # so that nobody always follows the same one
     return rounds

@@ -30,8 +30,9 @@ def model_card(manifest: Manifest) -> str:
         "",
         f"# {source.id}, for the edge",
         "",
-        f"`{source.architecture}` exported to ONNX for {manifest.task} by edgeport {manifest.versions.get('edgeport', '')} "
-        f"on {manifest.created[:10]}" + (f", from revision `{source.revision}`." if source.revision else "."),
+        f"`{source.architecture}` exported to ONNX for {manifest.task} by edgeport "
+        f"{manifest.versions.get('edgeport', '')} on {manifest.created[:10]}"
+        + (f", from revision `{source.revision}`." if source.revision else "."),
         "",
         "```python",
         "import edgeport",
@@ -73,8 +74,8 @@ def _how_checked(manifest: Manifest) -> str:
         return "**Not validated**: the export was asked not to compare the graphs with the original."
     machine = validation.get("machine", {})
     return (
-        f"Differences are to the original in PyTorch, fp32, over {validation['rows']} rows of {validation['batches']} "
-        "batches of sentences of many lengths, padding left out. Latencies are medians at batch × tokens, an indication "
-        f"from the machine of the export ({machine.get('processor', 'unknown')}, {machine.get('threads', '?')} threads); "
+        f"Differences are to the original in PyTorch, fp32, over {validation['rows']} rows of "
+        f"{validation['batches']} batches of sentences of many lengths, padding left out. Latencies are medians at batch × tokens, an "
+        f"indication from the machine of the export ({machine.get('processor', 'unknown')}, {machine.get('threads', '?')} threads); "
         "`edgeport bench` measures on yours."
     )

@@ -64,7 +64,7 @@ def runner(path: Path, outputs: Sequence[str]) -> Callable[[Batch], list[NDArray
 
 
 def time_run(run: Callable[[Batch], object], batch: Batch, *, seconds: float = 0.6) -> float:
-    """Median time of one call in milliseconds, after three calls to warm up. An indication; `edgeport bench` measures."""
+    """Median milliseconds of a call, after three to warm up. An indication; `edgeport bench` measures."""
     for _ in range(3):
         run(batch)
     samples: list[float] = []

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from edgeport.errors import ExportError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-
-from edgeport.errors import ExportError
 
 __all__ = ["SentenceHead", "load_sentence_head"]
 
 
 class Pooling(nn.Module):
-    """Token embeddings (batch, sequence, hidden) and mask (batch, sequence) to one vector a text (batch, hidden * modes)."""
+    """Token embeddings (batch, sequence, hidden) and mask (batch, sequence) to vectors (batch, hidden * modes)."""
 
     MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 

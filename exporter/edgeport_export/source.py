@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 import transformers
+from edgeport.errors import ExportError, UsageError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from edgeport.errors import ExportError, UsageError
 from edgeport_export.recipe import Recipe
 from edgeport_export.sentence import SentenceHead, load_sentence_head
 from edgeport_export.tasks import ExportTask, infer_task, resolve_task
@@ -69,7 +69,7 @@ def load_source(
     config, task, modules = settle_task(name, recipe)
     loaded = _load_model(name, task, config, recipe)
     source = Source(
-        id=Path(name).resolve().name if Path(name).is_dir() else name,
+        id=_display_name(name, recipe),
         revision=recipe.revision or getattr(config, "_commit_hash", None),
         model=loaded,
         tokenizer=_require_fast(tokenizer or _load_tokenizer(name, recipe), name),
@@ -121,6 +121,16 @@ def _from_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rec
     if task.name == "sentence-embedding":
         source.sentence_head = SentenceHead.mean_pooling()
     return source
+
+
+def _display_name(name: str, recipe: Recipe) -> str:
+    """The hub id; for a folder the model card's title where that looks like a model's name, else the folder's name."""
+    if not Path(name).is_dir():
+        return name
+    card = _cached(name, "README.md", recipe)
+    text = card.read_text(encoding="utf-8", errors="replace") if card else ""
+    title = re.search(r"^# +([\w.\-]+(?:/[\w.\-]+)?)\s*$", text, re.MULTILINE)
+    return title.group(1) if title else Path(name).resolve().name
 
 
 def _check_exists(name: str) -> None:
@@ -190,7 +200,9 @@ def _require_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTo
 
 def _add_sentence_head(source: Source, name: str, modules: Any, recipe: Recipe) -> None:
     source.sentence_head = (
-        load_sentence_head(modules, lambda file: _cached(name, file, recipe)) if modules else SentenceHead.mean_pooling()
+        load_sentence_head(modules, lambda file: _cached(name, file, recipe))
+        if modules
+        else SentenceHead.mean_pooling()
     )
     first = modules[0]["path"] if modules else ""
     limits = _read_json(name, f"{first}/sentence_bert_config.json".lstrip("/"), recipe) or {}
@@ -267,7 +279,7 @@ def _explain(name: str, error: Exception) -> ExportError | UsageError:
     text = _first_line(error)
     if "trust_remote_code" in str(error):
         return UsageError(
-            f"{name!r} brings its own Python code, which is not run by default: pass --trust-remote-code if you trust it."
+            f"{name!r} brings its own Python code, which is not run: pass --trust-remote-code if you trust it."
         )
     if not Path(name).is_dir() and isinstance(error, OSError):
         return UsageError(f"model {name!r} was not found ({text}): check the id, the network, or give a folder.")
@@ -279,5 +291,3 @@ def _explain(name: str, error: Exception) -> ExportError | UsageError:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200].rstrip('.')}" if lines else type(error).__name__
-
-

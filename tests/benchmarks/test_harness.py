@@ -48,6 +48,7 @@ class NotingWorker:
 def noting(monkeypatch: pytest.MonkeyPatch) -> None:
     NOTES.clear()
     monkeypatch.setattr(harness, "Worker", NotingWorker)
+    monkeypatch.setattr(harness, "sleep", lambda seconds: NOTES.append(("", "sleep", 0, 0)))
 
 
 SPECS = [SubjectSpec("a", "bundle", {}), SubjectSpec("b", "bundle", {})]
@@ -56,15 +57,22 @@ FEEDS = {(1, 4): {"input_ids": np.ones((1, 4), dtype=np.int64)}}
 
 def test_subjects_take_turns_and_swap_the_first_place() -> None:
     _, measurements = harness.measure_subjects(SPECS, FEEDS, seconds=0.05)
-    turns = "".join(name for name, what, _, _ in NOTES[2:] if what == "run")
-    assert turns == "abba" * (harness.ROUNDS // 2)
+    turns = "".join(name for name, what, _, _ in NOTES if what == "run")
+    assert turns == "ab" + "abba" * (harness.ROUNDS // 2)
     assert [len(m.rounds) for m in measurements] == [harness.ROUNDS] * 2
+
+
+def test_the_others_threads_get_time_to_fall_asleep_before_each_turn() -> None:
+    harness.measure_subjects(SPECS, FEEDS, seconds=0.05)
+    whats = [what for _, what, _, _ in NOTES if what != "end"]
+    assert whats == ["sleep", "run"] * (len(whats) // 2)
 
 
 def test_turns_fill_the_time_and_short_ones_begin_with_a_run_that_does_not_count() -> None:
     harness.measure_subjects(SPECS, FEEDS, seconds=0.05)
-    assert NOTES[:2] == [("a", "run", 1, harness.WARM_UP), ("b", "run", 1, harness.WARM_UP)]
-    assert NOTES[2:4] == [("a", "run", 5, 1), ("b", "run", 1, 0)]  # 5 ms a turn
+    runs = [note for note in NOTES if note[1] == "run"]
+    assert runs[:2] == [("a", "run", 1, harness.WARM_UP), ("b", "run", 1, harness.WARM_UP)]
+    assert runs[2:4] == [("a", "run", 5, 1), ("b", "run", 1, 0)]  # 5 ms a turn
 
 
 def test_time_ends_the_rounds_but_not_before_the_least(monkeypatch: pytest.MonkeyPatch) -> None:

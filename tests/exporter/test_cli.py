@@ -19,9 +19,7 @@ def test_json_tells_everything(tiny_folder: Path, tmp_path: Path, capsys: pytest
     assert Bundle.open(tmp_path / "b", verify=True).manifest.recipe["precisions"] == ["int8"]
 
 
-def test_the_summary_names_every_variant(
-    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_summary_names_every_variant(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tiny_folder), str(tmp_path / "b"), "--keep-fp32", "classifier"]) == 0
     out = capsys.readouterr().out
     assert "fp32" in out

@@ -145,7 +145,9 @@ def test_a_weight_that_is_shared_is_read_transposed_and_stored_once() -> None:
     positive.type = ids.type
     looked_up = g.node("Gather", [table, positive], ["batch", "sequence", 1, WIDTH], axis=0)
     swapped = g.node("Transpose", [table], [WIDTH, 6], perm=[1, 0])
-    model = g.model(g.node("MatMul", [g.x, swapped], [*FULL[:2], 6]), g.node("Relu", [looked_up], ["batch", "sequence", 1, WIDTH]))
+    model = g.model(
+        g.node("MatMul", [g.x, swapped], [*FULL[:2], 6]), g.node("Relu", [looked_up], ["batch", "sequence", 1, WIDTH])
+    )
     assert "FusedMatMul" in check(model, FoldConstants())
     assert sum(v.const_value.size == 6 * WIDTH for v in model.graph.initializers.values()) == 1
 
@@ -169,7 +171,9 @@ def test_attention_is_lowered_to_what_softmax_says() -> None:
     merge = g.weight("merge", np.array([0, 0, WIDTH], np.int64))
     model = g.model(g.node("Reshape", [attended, merge], FULL))
     weights = {name: g.graph.initializers[name].const_value.numpy() for name in "qkv"}
-    model = ir.passes.Sequential(LowerAttention(), SimplifyShapes(), ir.passes.common.RemoveUnusedNodesPass())(model).model
+    model = ir.passes.Sequential(LowerAttention(), SimplifyShapes(), ir.passes.common.RemoveUnusedNodesPass())(
+        model
+    ).model
 
     q, k, v = ((X @ weights[n]).reshape(BATCH, SEQUENCE, heads, size).transpose(0, 2, 1, 3) for n in "qkv")
     scores = q @ k.transpose(0, 1, 3, 2) * 0.5 + bias + np.where(mask, 0, -1e9)[:, None, None]

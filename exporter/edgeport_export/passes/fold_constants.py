@@ -1,7 +1,8 @@
 """Constant folding: small constants are computed, weight transposes are turned into transposed weights.
 
-A transposed weight is a lazy tensor, computed when it is written: no second copy of the model in memory. A weight that
-something else reads as it is (an embedding that the output layer shares) is not copied: the product reads it transposed.
+A transposed weight is a lazy tensor, computed when it is written: no second copy of the model in memory. A weight
+that something else reads as it is (an embedding that the output layer shares) is not copied: the product reads it
+transposed.
 """
 
 from __future__ import annotations

@@ -108,7 +108,8 @@ def _take_apart(graph: ir.Graph, value: ir.Value | None) -> _Scores | None:
         for scores, bias in (node.inputs, node.inputs[::-1]):
             inner = _take_apart(graph, scores)
             if inner is not None and bias is not None:
-                inner.biases.append(bias)
+                if constant(bias, 1) is None:  # the same for all scores changes no weight
+                    inner.biases.append(bias)
                 return inner
     if node.op_type == "Where":
         return _take_fill_apart(graph, node)

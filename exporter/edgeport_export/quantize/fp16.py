@@ -1,6 +1,6 @@
 """Half precision: weights and arithmetic in fp16, inputs and outputs as they were.
 
-For GPUs and mobile accelerators. ONNX Runtime's CPU provider computes in fp32 between casts, so there it saves disk only.
+For GPUs and mobile accelerators. ONNX Runtime's CPU provider computes in fp32 between casts: there it saves disk only.
 """
 
 from __future__ import annotations

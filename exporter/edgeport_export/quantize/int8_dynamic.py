@@ -1,8 +1,8 @@
 """Dynamic int8: weights are int8 with a scale a channel, activations are quantized as they come.
 
-Products with a constant matrix become ``com.microsoft::DynamicQuantizeMatMul``, which quantizes its input, multiplies in
-int8 and adds the bias in one kernel. Embedding tables are stored in int8 with a scale a row and read row by row.
-A table that an output layer shares is stored once: the product reads it transposed.
+Products with a constant matrix become ``com.microsoft::DynamicQuantizeMatMul``, which quantizes its input, multiplies
+in int8 and adds the bias in one kernel. Embedding tables are stored in int8 with a scale a row and read row by row. A
+table that an output layer shares is stored once: the product reads it transposed.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _LARGE_TABLE = 2**14
 """Elements. A smaller embedding table (token types, say) stays in fp32: nothing to save, and two nodes saved."""
 
 _LARGEST = 63
-"""Weights use 7 of the 8 bits. x86 processors without VNNI add pairs of products in 16 bits, which 8-bit weights overflow:
-entity F1 of a MiniLM fell by 0.6 points there. The exact kernel for 8-bit weights takes 1.4 times as long. With 7 bits the
-fast kernel is exact, and the same numbers come out on every processor; on three MiniLMs the seventh bit cost 0.1 points of
-Spearman, 0.06 of accuracy and nothing in F1 (benchmarks/README.md)."""
+"""Weights use 7 of the 8 bits. x86 processors without VNNI add pairs of products in 16 bits, which 8-bit weights
+overflow: entity F1 of a MiniLM fell by 0.55 points there. The exact kernel for 8-bit weights takes 1.4 times as long.
+With 7 bits the fast kernel is exact, and every processor gives the same numbers; on three MiniLMs the seventh bit cost
+0.1 points of Spearman, 0.06 of accuracy and nothing in F1 (the table in docs/design.md)."""
 
 
 @dataclass(frozen=True)

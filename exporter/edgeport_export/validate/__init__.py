@@ -1,4 +1,4 @@
-"""Is the exported model the original? reference (what torch says), compare (numbers), verdict (numbers against limits)."""
+"""Is the export the original? reference (what torch says), compare (numbers), verdict (numbers against limits)."""
 
 from __future__ import annotations
 

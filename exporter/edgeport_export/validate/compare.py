@@ -105,8 +105,8 @@ def violations(figures: Figures, limits: Limits) -> list[str]:
     found = []
     if limits.max_abs is not None and not figures.max_abs <= limits.max_abs * max(figures.rms, 1e-6):
         found.append(
-            f"largest difference {figures.max_abs:.2g} is {figures.max_abs / max(figures.rms, 1e-6):.2g} of the outputs' "
-            f"size (allowed {limits.max_abs:g})"
+            f"largest difference {figures.max_abs:.2g} is {figures.max_abs / max(figures.rms, 1e-6):.2g} "
+            f"of the outputs' size (allowed {limits.max_abs:g})"
         )
     if limits.cosine is not None and not figures.cosine >= limits.cosine:
         found.append(f"cosine {figures.cosine:.4f} (at least {limits.cosine:g})")
