@@ -26,8 +26,8 @@ ROUNDS = 10
 LEAST_ROUNDS = 5
 """Even where a single run takes longer than its share: fewer say nothing about the spread."""
 SETTLE_SECONDS = 0.1
-"""Pause before each turn. After a run, ONNX Runtime's idle threads spin for some 40 ms (torch's for 10): without the pause
-they would take the processors from whoever is next."""
+"""Pause before each turn. After a run, ONNX Runtime's idle threads spin for some 40 ms (torch's for 10): without the
+pause they would take the processors from whoever is next."""
 WAKE_UP_BELOW = 50.0
 """Milliseconds. Each turn of shorter runs begins with one that does not count: it finds its threads asleep, and its
 caches full of another's data."""

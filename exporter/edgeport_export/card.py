@@ -75,7 +75,8 @@ def _how_checked(manifest: Manifest) -> str:
     machine = validation.get("machine", {})
     return (
         f"Differences are to the original in PyTorch, fp32, over {validation['rows']} rows of "
-        f"{validation['batches']} batches of sentences of many lengths, padding left out. Latencies are medians at batch × tokens, an "
-        f"indication from the machine of the export ({machine.get('processor', 'unknown')}, {machine.get('threads', '?')} threads); "
+        f"{validation['batches']} batches of sentences of many lengths, padding left out. "
+        "Latencies are medians at batch × tokens, an indication from the machine of the export "
+        f"({machine.get('processor', 'unknown')}, {machine.get('threads', '?')} threads); "
         "`edgeport bench` measures on yours."
     )

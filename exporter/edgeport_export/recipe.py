@@ -26,7 +26,8 @@ class Limits:
     """How far a variant may be from the original before it is refused.
 
     ``max_abs`` is relative to the root mean square of the original's outputs, so that it means the same for logits of
-    any scale; ``cosine`` and ``agreement`` (same top label, token by token) lie between 0 and 1. None switches a limit off.
+    any scale; ``cosine`` and ``agreement`` (same top label, token by token) lie between 0 and 1. None switches a
+    limit off.
     """
 
     max_abs: float | None = None
