@@ -232,7 +232,7 @@ def _summarize(out: Path, original: Path, bundle: Path, console: Console) -> Non
     }
     table = _table("written", "MB", "what it is")
     for path, what in written.items():
-        table.add_row(str(path), f"{_size(path) / 1e6:.1f}", what)
+        table.add_row(str(path), f"{_size(path) / 1e6:.2f}", what)
     console.print(table)
     console.print("\nNext:")
     for command in (
