@@ -138,7 +138,7 @@ def _make_variant(
     with progress.stage(precision, f"Make {precision}"):
         model = base.clone()
         note = quantize(model, precision, recipe)
-        model = run_passes(model, FINISH)
+        model = run_passes(model, FINISH[precision])
         size = save_graph(model, directory / name)
         counts = operator_counts(model)
         del model

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["Decisions"]
 
 _READS = (torch.Tensor.item, torch.Tensor.__bool__, torch.Tensor.__int__, torch.Tensor.__index__, torch.Tensor.tolist)
+
+_BETWEEN = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 
 Place = tuple[str, int]
 
@@ -72,13 +75,14 @@ class _Repeater(TorchFunctionMode):
         if func in _READS:
             found = self._answers.get(_place())
             if found and (self._numbers or isinstance(found[0], bool)):
-                return found.popleft()
+                found.rotate(-1)  # not popped: an export runs the model several times
+                return found[-1]
         return func(*args, **(kwargs or {}))
 
 
 def _place() -> Place:
-    """File and line of the code that asks: the nearest that is neither torch's nor this file's."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None and (frame.f_code.co_filename == __file__ or "/torch/" in frame.f_code.co_filename):
+    """File and line of the code that asks: the nearest that is neither torch's nor one of the contexts around it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and any(part in frame.f_code.co_filename for part in _BETWEEN):
         frame = frame.f_back
     return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)

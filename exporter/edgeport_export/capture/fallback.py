@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from edgeport_export.capture.decisions import Decisions
-from edgeport_export.capture.obstacles import AroundObstacles
+from edgeport_export.capture.obstacles import around_obstacles
 from edgeport_export.head import ExportHead
 from edgeport_export.samples import Batch
 
@@ -62,7 +62,7 @@ def _export(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> ir.Mo
         optimize=False,
     )
     inputs = {name: torch.from_numpy(batch[name]) for name in head.names}
-    with contextlib.redirect_stdout(io.StringIO()), AroundObstacles():  # torch.onnx announces its stages there
+    with contextlib.redirect_stdout(io.StringIO()), around_obstacles(head.model):  # torch.onnx announces its stages there
         program: ir.Model = OnnxExporter().export(_Named(head).eval(), inputs, config=config).program
     return program
 

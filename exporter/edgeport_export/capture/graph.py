@@ -23,7 +23,7 @@ from edgeport.errors import ExportError
 
 from edgeport_export.capture.attention import DOMAIN, fused_attention
 from edgeport_export.capture.fallback import capture_with_transformers
-from edgeport_export.capture.obstacles import AroundObstacles
+from edgeport_export.capture.obstacles import around_obstacles
 from edgeport_export.head import ExportHead
 from edgeport_export.samples import Batch
 
@@ -117,14 +117,15 @@ def _trace(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> Captur
         except Exception as second:
             raise ExportError(
                 f"{type(head.model).__name__} cannot be exported: {reason}, and transformers.exporters could not "
-                f"either ({_first_line(second)})."
+                f"either ({_first_line(second)})"
+                + ("." if fixed else "; for one shape alone it may do: pass --fixed-shape 1x128.")
             ) from second
     return Captured(model, path, sum(node.domain == DOMAIN for node in model.graph), reason)
 
 
 def _export(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> ir.Model:
     axes = None if fixed else ({0: "batch", 1: "sequence"},) * len(head.names)
-    with _quiet(), _no_garbage_collection(), torch.no_grad(), AroundObstacles():
+    with _quiet(), _no_garbage_collection(), torch.no_grad(), around_obstacles(head.model):
         program = torch.onnx.export(
             head,
             tuple(torch.from_numpy(batch[name]) for name in head.names),

@@ -1,17 +1,40 @@
 """Calls that cannot be traced and have an equal that can.
 
-Not the place for what one model does: an entry is about a function of torch, whoever calls it.
+Not the place for what one model does: an entry is about a function of torch or of Python, whoever calls it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["AroundObstacles"]
+__all__ = ["around_obstacles"]
+
+
+@contextlib.contextmanager
+def around_obstacles(model: nn.Module) -> Iterator[None]:
+    """A context in which the code of ``model`` takes the ways around."""
+    modules = {sys.modules[type(module).__module__] for module in model.modules()}
+    ours = [m for m in modules if m.__name__.startswith("transformers") and "len" not in vars(m)]
+    try:
+        for module in ours:
+            vars(module)["len"] = _len
+        with _TorchCalls():
+            yield
+    finally:
+        for module in ours:
+            del vars(module)["len"]
+
+
+def _len(value: Any) -> Any:
+    """Python's own makes a plain number of every size, and the graph would hold for that size alone."""
+    return value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else len(value)
 
 
 def _div(func: Callable[..., Any], a: Any, b: Any, **options: Any) -> Any:
@@ -24,9 +47,7 @@ def _div(func: Callable[..., Any], a: Any, b: Any, **options: Any) -> Any:
 _EQUALS: Mapping[Callable[..., Any], Callable[..., Any]] = {torch.div: _div}
 
 
-class AroundObstacles(TorchFunctionMode):
-    """A context in which the calls above take the way around."""
-
+class _TorchCalls(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
