@@ -63,7 +63,7 @@ def runner(path: Path, outputs: Sequence[str]) -> Callable[[Batch], list[NDArray
     return run
 
 
-def time_run(run: Callable[[Batch], object], batch: Batch, *, seconds: float = 0.6) -> float:
+def time_run(run: Callable[[Batch], object], batch: Batch, *, seconds: float = 0.3) -> float:
     """Median milliseconds of a call, after three to warm up. An indication; `edgeport bench` measures."""
     for _ in range(3):
         run(batch)

@@ -9,8 +9,6 @@ import torch
 from tiny_models import make_tokenizer, tiny_config
 from transformers import BertForSequenceClassification, BertForTokenClassification, PreTrainedTokenizerFast
 
-torch.set_num_threads(2)
-
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

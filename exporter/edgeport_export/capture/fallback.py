@@ -62,7 +62,8 @@ def _export(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> ir.Mo
         optimize=False,
     )
     inputs = {name: torch.from_numpy(batch[name]) for name in head.names}
-    with contextlib.redirect_stdout(io.StringIO()), around_obstacles(head.model):  # torch.onnx announces its stages there
+    # torch.onnx announces its stages on stdout.
+    with contextlib.redirect_stdout(io.StringIO()), around_obstacles(head.model):
         program: ir.Model = OnnxExporter().export(_Named(head).eval(), inputs, config=config).program
     return program
 
