@@ -40,9 +40,9 @@ _SIZES_BY_NAME = {
     "linear_value_head_dim index_head_dim mamba_headdim mamba_d_state kv_channels",
     4: "num_attention_heads num_heads n_head n_heads encoder_attention_heads decoder_attention_heads n_routed_experts "
     "num_experts num_local_experts index_n_heads linear_num_key_heads linear_num_value_heads",
-    2: "num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_decoder_layers "
-    "num_experts_per_tok n_group",
-    1: "topk_group first_k_dense_replace",
+    2: "num_experts_per_tok n_group",
+    1: "num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_decoder_layers topk_group "
+    "first_k_dense_replace",
     128: "vocab_size",
 }
 SIZES = {name: size for size, names in _SIZES_BY_NAME.items() for name in names.split()}
@@ -117,7 +117,7 @@ class Architecture:
     model_type: str
     task: str
     path: str = "fused"
-    attentions: int = 2
+    attentions: int = 1
     """How many of them become one operator, whether plugged in or recognised."""
     more: dict[str, Any] = field(default_factory=dict)
     """Sizes and switches that the generic shrinking does not know."""
@@ -130,12 +130,13 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _ROPES = {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}}
 _DISENTANGLED = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 16}
 _BUCKETS = {**_DISENTANGLED, "position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"}
+_TWO_LAYERS = {"num_hidden_layers": 2}
 _PERCEIVER = {"num_latents": 8, "d_latents": 32, "num_self_attends_per_block": 2}
 
 ARCHITECTURES = (
-    Architecture("albert", "fill-mask"),
-    Architecture("bart", "text-classification", attentions=6),
-    Architecture("bert", "feature-extraction"),
+    Architecture("albert", "fill-mask", attentions=2, more=_TWO_LAYERS),
+    Architecture("bart", "text-classification", attentions=3),
+    Architecture("bert", "feature-extraction", attentions=2, more=_TWO_LAYERS),
     Architecture("big_bird", "question-answering", "written-out"),
     Architecture("bloom", "token-classification", "written-out", attentions=0),
     Architecture("camembert", "token-classification"),
@@ -147,10 +148,10 @@ ARCHITECTURES = (
     Architecture("electra", "token-classification"),
     Architecture("ernie", "fill-mask"),
     Architecture("esm", "fill-mask"),
-    Architecture("eurobert", "token-classification"),
+    Architecture("eurobert", "token-classification", attentions=2, more=_TWO_LAYERS),
     Architecture("flaubert", "question-answering", "written-out"),
     Architecture("fnet", "text-classification", "written-out", attentions=0),
-    Architecture("gemma3_text", "text-classification"),
+    Architecture("gemma3_text", "text-classification", attentions=2, more=_TWO_LAYERS),
     Architecture("gpt2", "token-classification"),
     Architecture("gte", "fill-mask"),
     Architecture("ibert", "text-classification", "written-out"),
@@ -159,23 +160,23 @@ ARCHITECTURES = (
     Architecture("llama", "text-classification"),
     Architecture("luke", "token-classification", "written-out", more={"entity_vocab_size": 20, "entity_emb_size": 16}),
     Architecture("markuplm", "question-answering"),
-    Architecture("mbart", "question-answering", attentions=6),
+    Architecture("mbart", "question-answering", attentions=3),
     Architecture("megatron-bert", "text-classification", "written-out"),
     Architecture("mobilebert", "token-classification"),
-    Architecture("modernbert", "fill-mask"),
-    Architecture("mpnet", "feature-extraction", "written-out"),
+    Architecture("modernbert", "fill-mask", attentions=2, more=_TWO_LAYERS),
+    Architecture("mpnet", "feature-extraction", "written-out", attentions=2, more=_TWO_LAYERS),
     Architecture("mra", "text-classification", "written-out", attentions=0),
     Architecture("nomic_bert", "feature-extraction"),
     Architecture("nystromformer", "fill-mask", "written-out"),
     Architecture("qwen3", "token-classification"),
     Architecture("rembert", "question-answering", "written-out"),
-    Architecture("roberta", "question-answering"),
+    Architecture("roberta", "question-answering", attentions=2, more=_TWO_LAYERS),
     Architecture("roberta-prelayernorm", "token-classification"),
     Architecture("roc_bert", "text-classification"),
     Architecture("roformer", "token-classification", "written-out"),
     Architecture("splinter", "question-answering"),
     Architecture("squeezebert", "text-classification", "written-out"),
-    Architecture("t5", "token-classification"),
+    Architecture("t5", "token-classification", attentions=2, more={"num_layers": 2}),
     Architecture("xlm", "fill-mask", "written-out"),
     Architecture("xlm-roberta", "text-classification"),
     Architecture("xlm-roberta-xl", "fill-mask"),

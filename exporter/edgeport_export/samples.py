@@ -55,7 +55,8 @@ def capture_batch(source: Source, shape: tuple[int, int] | None = None) -> Batch
     """A small padded batch to trace with: at least two rows of different length, unless ``shape`` fixes it."""
     if shape is not None:
         return _encode(source, SENTENCES[1 : 1 + shape[0]] or SENTENCES[:1], length=shape[1], rows=shape[0])
-    return _encode(source, SENTENCES[1:4], length=min(23, source.max_length))
+    # The short ones give padding even where a tokenizer makes a token of every letter.
+    return _encode(source, (SENTENCES[1], SENTENCES[-1], SENTENCES[0]), length=min(23, source.max_length))
 
 
 def validation_batches(source: Source, shape: tuple[int, int] | None = None) -> list[Batch]:
@@ -127,9 +128,11 @@ def _tokenize(source: Source, text: str, limit: int) -> Mapping[str, list[int]]:
     tokenizer = source.tokenizer
     pair = (QUESTION, text) if source.task.name in _PAIRED else (text,)
     try:
-        return tokenizer(*pair, truncation=True, max_length=limit)
-    except Exception:  # a limit with no room for the special tokens, or none for both texts
-        return {name: ids[:limit] for name, ids in tokenizer(*pair).items()}
+        encoded = tokenizer(*pair, truncation=True, max_length=limit)
+    except Exception:  # a limit with no room for the special tokens
+        encoded = tokenizer(*pair)
+    # Some leave a pair as it is where the limit has no room for both.
+    return {name: ids[:limit] for name, ids in encoded.items()}
 
 
 def _check_vocabulary(source: Source, largest: int) -> None:

@@ -65,20 +65,29 @@ class Pooling(nn.Module):
         return total / count.sqrt()
 
     def _weightedmean(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        total, count = self._sum(tokens, mask * torch.arange(1, mask.shape[1] + 1, device=mask.device))
+        # Positions count from the first token that is not padding.
+        total, count = self._sum(tokens, mask * mask.cumsum(dim=1))
         return total / count
 
 
 class Dense(nn.Module):
-    """A linear layer and an activation."""
+    """A linear layer and an activation, with a way around them where ``residual`` is set."""
 
-    def __init__(self, size_in: int, size_out: int, *, bias: bool, activation: nn.Module) -> None:
+    def __init__(
+        self, size_in: int, size_out: int, *, bias: bool, activation: nn.Module, residual: bool = False
+    ) -> None:
         super().__init__()
         self.linear = nn.Linear(size_in, size_out, bias=bias)
         self.activation = activation
+        self.adds = residual
+        if residual and size_in != size_out:
+            self.residual = nn.Linear(size_in, size_out, bias=False)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return self.activation(self.linear(vectors))
+        result = self.activation(self.linear(vectors))
+        if not self.adds:
+            return result
+        return result + (self.residual(vectors) if hasattr(self, "residual") else vectors)
 
 
 class Normalize(nn.Module):
@@ -115,6 +124,9 @@ def load_sentence_head(modules: list[dict[str, Any]], find: Callable[[str], Path
     Raises:
         ExportError: a module that has no equivalent here.
     """
+    first = str(modules[0]["type"]).rsplit(".", 1)[-1] if modules else "nothing"
+    if first != "Transformer":
+        raise ExportError(f"a sentence-transformers model that begins with {first!r} is not supported: Transformer is.")
     pooling: Pooling | None = None
     after: list[nn.Module] = []
     for module in modules[1:]:
@@ -139,7 +151,7 @@ def load_sentence_head(modules: list[dict[str, Any]], find: Callable[[str], Path
 def _pooling_modes(config: dict[str, Any]) -> tuple[str, ...]:
     if config.get("pooling_mode"):
         stored = config["pooling_mode"]
-        return tuple(stored) if isinstance(stored, list) else tuple(str(stored).split("+"))
+        return tuple(stored) if isinstance(stored, list) else (str(stored),)
     names = {
         "pooling_mode_cls_token": "cls",
         "pooling_mode_max_tokens": "max",
@@ -148,7 +160,7 @@ def _pooling_modes(config: dict[str, Any]) -> tuple[str, ...]:
         "pooling_mode_weightedmean_tokens": "weightedmean",
         "pooling_mode_lasttoken": "lasttoken",
     }
-    return tuple(mode for key, mode in names.items() if config.get(key))
+    return tuple(mode for key, mode in names.items() if config.get(key)) or ("mean",)
 
 
 def _config(path: str, find: Callable[[str], Path | None]) -> dict[str, Any]:
@@ -169,12 +181,19 @@ def _weights(path: str, find: Callable[[str], Path | None]) -> dict[str, Tensor]
 
 
 def _dense(path: str, config: dict[str, Any], find: Callable[[str], Path | None]) -> Dense:
+    read = config.get("module_input_name", "sentence_embedding")
+    if read != "sentence_embedding" or config.get("module_output_name", read) not in (read, None):
+        raise ExportError(f"{path} works on {read!r}: a dense layer on anything but the sentence is not supported.")
     name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rsplit(".", 1)[-1]
     activation = getattr(nn, name, None)
     if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
         raise ExportError(f"activation {name!r} of {path} is not one of torch.nn: it cannot be exported.")
     dense = Dense(
-        config["in_features"], config["out_features"], bias=bool(config.get("bias", True)), activation=activation()
+        config["in_features"],
+        config["out_features"],
+        bias=bool(config.get("bias", True)),
+        activation=activation(),
+        residual=bool(config.get("use_residual", False)),
     )
     dense.load_state_dict({k: v.float() for k, v in _weights(path, find).items()})
     return dense

@@ -153,26 +153,44 @@ def _load_config(name: str, recipe: Recipe) -> PretrainedConfig:
 
 def _load_model(name: str, task: ExportTask, config: PretrainedConfig, recipe: Recipe) -> PreTrainedModel:
     auto = getattr(transformers, task.auto_class)
+    encoders = transformers.AutoModelForTextEncoding
+    if auto is transformers.AutoModel and config.is_encoder_decoder and type(config) in encoders._model_mapping:
+        auto = encoders  # the half that reads; the half that writes would want something to begin with
     try:
-        model = auto.from_pretrained(
+        model, report = auto.from_pretrained(
             name,
             config=config,
             dtype=torch.float32,
             revision=recipe.revision,
             trust_remote_code=recipe.trust_remote_code,
+            output_loading_info=True,
         )
     except Exception as e:
         raise _explain(name, e) from e
-    return model.eval()
+    # A pooler does nothing for token embeddings; anything else that is missing would be made up at random.
+    missing = sorted(key for key in report["missing_keys"] if task.auto_class != "AutoModel" or "pooler" not in key)
+    if missing:
+        raise UsageError(
+            f"{name!r} has no weights for {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}: "
+            f"it was not trained for {task.name}; choose another --task."
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
 
 
 def _load_tokenizer(name: str, recipe: Recipe) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(name, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code
+        )
     except Exception as e:
         raise ExportError(
             f"the tokenizer of {name!r} cannot be loaded ({_first_line(e)}): put its files beside the model."
         ) from e
+    # Without its files transformers makes one that knows the special tokens alone.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ExportError(f"the tokenizer of {name!r} has no vocabulary: put its files beside the model.")
+    return tokenizer
 
 
 def _require_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
