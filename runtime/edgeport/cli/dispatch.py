@@ -102,7 +102,8 @@ def _dispatch(argv: list[str]) -> int:
     )
     module.add_arguments(command_parser)
     command_parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    status: int = module.run(command_parser.parse_args(args.rest))
+    # Intermixed: `edgeport run BUNDLE --top-k 3 TEXT` has its text behind an option.
+    status: int = module.run(command_parser.parse_intermixed_args(args.rest))
     return status
 
 

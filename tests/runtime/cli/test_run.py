@@ -35,6 +35,11 @@ def test_texts_in_json_lines_out(path: str, capsys: pytest.CaptureFixture[str]) 
     assert bad["label"] == "negative"
 
 
+def test_options_may_stand_between_the_bundle_and_the_texts(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", path, "--top-k", "1", "good film", "--threads", "1"]) == 0
+    assert [found[0]["label"] for found in lines(capsys)] == ["positive"]
+
+
 def test_lines_on_stdin_keep_their_order(
     path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
