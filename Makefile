@@ -24,7 +24,7 @@ demo: $(VENV)/.installed-demo
 
 test: export HF_HUB_OFFLINE := 1
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

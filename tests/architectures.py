@@ -187,7 +187,7 @@ QUIRKS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": _ROPES,
     "deepseek_v2": {"num_experts_per_tok": 2},
     "funnel": {"block_sizes": [1, 1]},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 5},
+    "gpt_neo": {"attention_types": [[["local"], 1]], "window_size": 5},
     "gptj": {"rotary_dim": 4},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},

@@ -1,4 +1,4 @@
-"""For all tests: one thread for torch, whose threads wait for each other by spinning when other tests share the cores."""
+"""For all tests: one thread for torch, whose threads wait by spinning while other tests share the cores."""
 
 from __future__ import annotations
 

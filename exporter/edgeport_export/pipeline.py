@@ -75,7 +75,7 @@ def export(
         with progress.stage("reference", "Run the original"):
             if recipe.validate:
                 reference = make_reference(head, validation_batches(source, recipe.fixed_shape))
-            maskable = hides_padding(head, *padding_batches(source))
+            maskable = all(hides_padding(head, *pair) for pair in padding_batches(source))
         if not maskable:
             progress.note("the model notices padding in spite of the mask: the runtime will not pad")
         with progress.stage("capture", "Capture the graph"):

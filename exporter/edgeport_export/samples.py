@@ -78,12 +78,17 @@ def validation_batches(source: Source, shape: tuple[int, int] | None = None) -> 
     return batches
 
 
-def padding_batches(source: Source) -> tuple[Batch, Batch]:
-    """The same text alone and with padding, to see whether the model notices."""
-    text = SENTENCES[1:2]
-    alone = _encode(source, text)
-    length = alone["input_ids"].shape[1]
-    return alone, _encode(source, text, length=min(length + 9, max(source.max_length, length)))
+def padding_batches(source: Source) -> list[tuple[Batch, Batch]]:
+    """Texts alone and with padding, to see whether the model notices.
+
+    One of them has a token or two: a convolution carries padding a few places only, and must reach the first token.
+    """
+    pairs = []
+    for text in (SENTENCES[-1:], SENTENCES[1:2]):
+        alone = _encode(source, text)
+        length = alone["input_ids"].shape[1]
+        pairs.append((alone, _encode(source, text, length=min(length + 9, max(source.max_length, length)))))
+    return pairs
 
 
 def timing_batches(source: Source, shape: tuple[int, int] | None = None) -> list[Batch]:

@@ -40,7 +40,11 @@ def hides_padding(head: ExportHead, alone: Batch, padded: Batch) -> bool:
     if "attention_mask" not in alone:
         return False
     kept = padded["attention_mask"][0].astype(bool)
-    for want, got in zip(head.run(alone), head.run(padded), strict=True):
+    try:
+        outputs = zip(head.run(alone), head.run(padded), strict=True)
+    except Exception:  # a model that cannot take so short a text: nothing is known, so nothing is padded
+        return False
+    for want, got in outputs:
         a, b = want[0].float().numpy(), got[0].float().numpy()
         if b.shape[:1] == kept.shape and a.shape != b.shape:
             b = b[kept]
