@@ -116,7 +116,10 @@ def text_spec(tokenizer: transformers.PreTrainedTokenizerFast, **changes: Any) -
         "special_tokens": special,
         "clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces,
     }
-    return TextSpec(**{**values, **changes})
+    values |= changes
+    # Padding on the left moves the text, and the models here count positions from the left.
+    values.setdefault("maskable_padding", values["padding_side"] == "right")
+    return TextSpec(**values)
 
 
 def text_encoder(tokenizer: transformers.PreTrainedTokenizerFast, **changes: Any) -> TextEncoder:
