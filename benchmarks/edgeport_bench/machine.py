@@ -6,10 +6,9 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import psutil
-from edgeport.session import usable_threads
+from edgeport.session import processor_name, usable_threads
 
 __all__ = ["Machine", "describe_machine", "load_warning"]
 
@@ -37,7 +36,7 @@ class Machine:
 def describe_machine() -> Machine:
     """This machine, now."""
     return Machine(
-        processor=_processor(),
+        processor=processor_name(),
         cores=psutil.cpu_count(logical=False) or os.cpu_count() or 1,
         usable_threads=usable_threads(),
         memory_bytes=psutil.virtual_memory().total,
@@ -66,12 +65,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

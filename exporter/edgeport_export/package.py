@@ -12,12 +12,22 @@ from typing import Any
 import onnx_ir as ir
 from edgeport import __version__
 from edgeport.bundle import ModelSource, TensorSpec, TextSpec
+from edgeport.session import processor_name, usable_threads
 from tokenizers import Tokenizer
 
 from edgeport_export.recipe import Recipe
 from edgeport_export.source import Source
 
-__all__ = ["created_now", "labels", "model_source", "tensor_specs", "text_spec", "tool_versions", "write_tokenizer"]
+__all__ = [
+    "created_now",
+    "labels",
+    "machine",
+    "model_source",
+    "tensor_specs",
+    "text_spec",
+    "tool_versions",
+    "write_tokenizer",
+]
 
 _ONNX_DTYPES = {ir.DataType.INT64: "int64", ir.DataType.INT32: "int32", ir.DataType.FLOAT: "float32"}
 
@@ -98,15 +108,4 @@ def created_now() -> str:
 
 def machine() -> Mapping[str, Any]:
     """What the latencies were measured on."""
-    from edgeport.session import usable_threads
-
-    return {"processor": _processor(), "system": platform.system(), "threads": usable_threads()}
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return {"processor": processor_name(), "system": platform.system(), "threads": usable_threads()}

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeport_export.capture.attention import DOMAIN, OP_TYPE
-from edgeport_export.passes.match import attribute, constant, new_weight, producer, sole_user
+from edgeport_export.passes.match import attribute, constant, new_weight, producer, shared_vector, sole_user
 
 __all__ = ["FuseAttention"]
 
@@ -150,7 +150,7 @@ def _with_heads(graph: ir.Graph, scores: _Scores, value: ir.Value | None, heads:
         assert flat.inputs[0] is not None
         return flat.inputs[0]
     sizes = ir.node("Shape", [value], {"start": 1, "end": 3})
-    target = ir.node("Concat", [_vector(graph, [-1, heads]), sizes.outputs[0]], {"axis": 0})
+    target = ir.node("Concat", [shared_vector(graph, "shape", [-1, heads]), sizes.outputs[0]], {"axis": 0})
     split = ir.node("Reshape", [value, target.outputs[0]])
     _describe(split.outputs[0], f"{value.name}_heads", value, [None, heads, *_shape_of(value)[1:]])
     scores.nodes += [sizes, target, split]
@@ -196,7 +196,7 @@ def _bias(graph: ir.Graph, scores: _Scores, heads: int, full: _Shape) -> ir.Valu
     if len(_shape_of(total)) == 4 and tuple(shape[2:]) == full[2:]:
         return total
     sizes = ir.node("Shape", [scores.product.outputs[0]], {"start": -2})
-    target = ir.node("Concat", [_vector(graph, [1, 1]), sizes.outputs[0]], {"axis": 0})
+    target = ir.node("Concat", [shared_vector(graph, "shape", [1, 1]), sizes.outputs[0]], {"axis": 0})
     wide = ir.node("Expand", [total, target.outputs[0]])
     _describe(wide.outputs[0], f"{total.name}_wide", total, [*shape[:2], *full[2:]])
     scores.nodes += [sizes, target, wide]
@@ -206,7 +206,7 @@ def _bias(graph: ir.Graph, scores: _Scores, heads: int, full: _Shape) -> ir.Valu
 def _rows(graph: ir.Graph, nodes: list[ir.Node]) -> ir.Value:
     """The target of a reshape that gives (batch * heads, queries, width)."""
     queries = ir.node("Shape", [nodes[-1].outputs[0]], {"start": 2})
-    target = ir.node("Concat", [_vector(graph, [-1]), queries.outputs[0]], {"axis": 0})
+    target = ir.node("Concat", [shared_vector(graph, "shape", [-1]), queries.outputs[0]], {"axis": 0})
     nodes += [queries, target]
     return target.outputs[0]
 
@@ -229,8 +229,3 @@ def _describe(value: ir.Value, name: str, like: ir.Value, shape: Sequence[int | 
 def _number(graph: ir.Graph, number: float) -> ir.Value:
     name = f"number_{number:g}"
     return graph.initializers.get(name) or new_weight(graph, name, ir.tensor(np.array(number, np.float32), name=name))
-
-
-def _vector(graph: ir.Graph, numbers: list[int]) -> ir.Value:
-    name = "shape_" + "_".join(map(str, numbers))
-    return graph.initializers.get(name) or new_weight(graph, name, ir.tensor(np.array(numbers, np.int64), name=name))

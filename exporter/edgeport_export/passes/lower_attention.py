@@ -6,11 +6,10 @@ the transposes and reshapes that the model wrote to split the heads are taken ba
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from edgeport_export.capture.attention import DOMAIN, OP_TYPE
-from edgeport_export.passes.match import attribute, new_weight, producer
+from edgeport_export.passes.match import attribute, producer, shared_vector
 
 __all__ = ["LowerAttention"]
 
@@ -50,7 +49,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     flat.name = f"{output.name}_flat"
     flat.type = output.type
     flat.shape = ir.Shape([output.shape[0], output.shape[1], heads * width])
-    split = ir.node("Reshape", [flat, _shape(graph, [0, 0, heads, width])])
+    split = ir.node("Reshape", [flat, shared_vector(graph, "shape", [0, 0, heads, width])])
     split.outputs[0].name, split.outputs[0].type, split.outputs[0].shape = output.name, output.type, output.shape
     ir.convenience.replace_nodes_and_values(
         graph, node, [node], [*before, attention, split], [output], [split.outputs[0]]
@@ -78,13 +77,8 @@ def _merge_heads(graph: ir.Graph, value: ir.Value | None, nodes: list[ir.Node]) 
     merged_shape = ir.Shape([batch, sequence, heads * size])
     if split is not None and split.inputs[0] is not None and split.inputs[0].shape == merged_shape:
         return split.inputs[0]
-    merge = ir.node("Reshape", [inner, _shape(graph, [0, 0, heads * size])])
+    merge = ir.node("Reshape", [inner, shared_vector(graph, "shape", [0, 0, heads * size])])
     merged = merge.outputs[0]
     merged.name, merged.type, merged.shape = f"{value.name}_bsh", value.type, merged_shape
     nodes.append(merge)
     return merged
-
-
-def _shape(graph: ir.Graph, target: list[int]) -> ir.Value:
-    name = "shape_" + "_".join(map(str, target))
-    return graph.initializers.get(name) or new_weight(graph, name, ir.tensor(np.array(target, np.int64), name=name))

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-__all__ = ["attribute", "constant", "is_weight", "new_weight", "producer", "same_shape", "sizes", "sole_user"]
+__all__ = [
+    "attribute",
+    "constant",
+    "is_weight",
+    "new_weight",
+    "producer",
+    "same_shape",
+    "shared_vector",
+    "sizes",
+    "sole_user",
+    "tensor_of",
+]
 
 
 def producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
@@ -55,6 +68,19 @@ def same_shape(a: ir.Value | None, b: ir.Value | None) -> bool:
 def sizes(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     """The tensor's shape as plain numbers."""
     return tuple(int(size) for size in tensor.shape if isinstance(size, int))
+
+
+def tensor_of(value: ir.Value | None) -> ir.TensorProtocol:
+    """The tensor of a value that is known to be an initializer."""
+    assert value is not None
+    assert value.const_value is not None
+    return value.const_value
+
+
+def shared_vector(graph: ir.Graph, kind: str, numbers: Sequence[int]) -> ir.Value:
+    """``numbers`` as an int64 initializer; passes that need the same ``kind`` and numbers share it."""
+    name = "_".join([kind, *map(str, numbers)])
+    return graph.initializers.get(name) or new_weight(graph, name, ir.tensor(np.array(numbers, np.int64), name=name))
 
 
 def new_weight(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:

@@ -11,7 +11,7 @@ from collections import defaultdict
 import numpy as np
 import onnx_ir as ir
 
-from edgeport_export.passes.match import is_weight, new_weight, sizes, sole_user
+from edgeport_export.passes.match import is_weight, new_weight, shared_vector, sizes, sole_user, tensor_of
 
 __all__ = ["PackProjections"]
 
@@ -45,7 +45,7 @@ def _bias_of(product: ir.Node) -> ir.Node | None:
 def _pack(graph: ir.Graph, group: list[tuple[ir.Node, ir.Node | None]]) -> None:
     products = [product for product, _ in group]
     adds = [add for _, add in group if add is not None]
-    weights = [_tensor(p.inputs[1]) for p in products]
+    weights = [tensor_of(p.inputs[1]) for p in products]
     widths = [sizes(w)[1] for w in weights]
     name = f"{products[0].inputs[1].name}.packed"  # type: ignore[union-attr]
     weight = new_weight(graph, name, _concatenated(name, weights))
@@ -55,15 +55,13 @@ def _pack(graph: ir.Graph, group: list[tuple[ir.Node, ir.Node | None]]) -> None:
     first_shape = products[0].outputs[0].shape
     _describe(last, f"{products[0].outputs[0].name}_packed", products[0].outputs[0], sum(widths), first_shape)
     if adds:
-        vectors = [_tensor(next(i for i in add.inputs if is_weight(i, rank=1))) for add in adds]
+        vectors = [tensor_of(next(i for i in add.inputs if is_weight(i, rank=1))) for add in adds]
         bias = new_weight(graph, f"{name}.bias", _concatenated(f"{name}.bias", vectors))
         add = ir.node("Add", [last, bias], name=f"{adds[0].name}_packed")
         nodes.append(add)
         last = add.outputs[0]
         _describe(last, f"{adds[0].outputs[0].name}_packed", products[0].outputs[0], sum(widths), first_shape)
-    name = "split_" + "_".join(map(str, widths))
-    parts = graph.initializers.get(name) or new_weight(graph, name, ir.tensor(np.array(widths, np.int64), name=name))
-    split = ir.node("Split", [last, parts], {"axis": -1}, num_outputs=len(group))
+    split = ir.node("Split", [last, shared_vector(graph, "split", widths)], {"axis": -1}, num_outputs=len(group))
     nodes.append(split)
     old = [(add or product).outputs[0] for product, add in group]
     for before, after in zip(old, split.outputs, strict=True):
@@ -78,12 +76,6 @@ def _pack(graph: ir.Graph, group: list[tuple[ir.Node, ir.Node | None]]) -> None:
 def _describe(value: ir.Value, name: str, like: ir.Value, width: int, shape: ir.Shape | None) -> None:
     value.name, value.type = name, like.type
     value.shape = None if shape is None else ir.Shape([*list(shape)[:-1], width])
-
-
-def _tensor(value: ir.Value | None) -> ir.TensorProtocol:
-    assert value is not None
-    assert value.const_value is not None
-    return value.const_value
 
 
 def _concatenated(name: str, parts: list[ir.TensorProtocol]) -> ir.LazyTensor:

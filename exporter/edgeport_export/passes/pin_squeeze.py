@@ -6,10 +6,9 @@ code did the same while it was traced, but with a batch of more than one, and ev
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from edgeport_export.passes.match import new_weight
+from edgeport_export.passes.match import shared_vector
 
 __all__ = ["PinSqueeze"]
 
@@ -28,8 +27,6 @@ def _pin(graph: ir.Graph, node: ir.Node) -> bool:
     if source is None or source.shape is None:
         return False
     axes = [axis for axis, size in enumerate(source.shape) if size == 1]
-    name = "axes_" + "_".join(map(str, axes))
-    tensor = ir.tensor(np.array(axes, np.int64), name=name)
     node.resize_inputs(2)
-    node.replace_input_with(1, graph.initializers.get(name) or new_weight(graph, name, tensor))
+    node.replace_input_with(1, shared_vector(graph, "axes", axes))
     return True

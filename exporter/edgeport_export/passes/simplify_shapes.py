@@ -6,10 +6,9 @@ most targets can be written down: a size, 0 for "as in the input", or one -1.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from edgeport_export.passes.match import constant, new_weight, producer
+from edgeport_export.passes.match import constant, producer, shared_vector
 
 __all__ = ["SimplifyShapes"]
 
@@ -42,11 +41,7 @@ def _fix_target(graph: ir.Graph, node: ir.Node) -> bool:
             target.append(-1)
     if target.count(-1) > 1 or 0 in [s for s in result.shape if isinstance(s, int)]:
         return False
-    name = "shape_" + "_".join(str(t).replace("-", "m") for t in target)
-    value = graph.initializers.get(name)
-    if value is None:
-        value = new_weight(graph, name, ir.tensor(np.array(target, dtype=np.int64), name=name))
-    node.replace_input_with(1, value)
+    node.replace_input_with(1, shared_vector(graph, "shape", target))
     node.attributes.pop("allowzero", None)
     return True
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeport_export.passes.fold_constants import transposes_second
-from edgeport_export.passes.match import is_weight, new_weight, sole_user
+from edgeport_export.passes.match import is_weight, new_weight, sole_user, tensor_of
 
 __all__ = ["Int8Dynamic", "QuantizationReport", "quantize_int8_dynamic"]
 
@@ -130,9 +130,9 @@ class _Quantizer:
         """Rows in int8 and a scale a row: gather both, multiply."""
         table, ids, result = node.inputs[0], node.inputs[1], node.outputs[0]
         axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-        if axis != 0 or not is_weight(table, rank=2) or _tensor(table).dtype != ir.DataType.FLOAT:
+        if axis != 0 or not is_weight(table, rank=2) or tensor_of(table).dtype != ir.DataType.FLOAT:
             return
-        if _tensor(table).size < _LARGE_TABLE or not self._wanted(table):
+        if tensor_of(table).size < _LARGE_TABLE or not self._wanted(table):
             return
         quantized, scale = self._by_row(table)
         rows = ir.node("Gather", [quantized, ids], {"axis": 0}, name=node.name)
@@ -167,7 +167,7 @@ class _Quantizer:
     def _flat(self, scale: ir.Value, weight: ir.Value | None) -> ir.Value:
         name = f"{_name(weight)}.int8.scale"
         existing = self.graph.initializers.get(name)
-        return existing or new_weight(self.graph, name, ir.tensor(_tensor(scale).numpy().reshape(-1), name=name))
+        return existing or new_weight(self.graph, name, ir.tensor(tensor_of(scale).numpy().reshape(-1), name=name))
 
     def _stored(
         self, weight: ir.Value | None, *, axis: int, keepdims: bool, suffix: str, transpose: bool
@@ -175,7 +175,7 @@ class _Quantizer:
         name, scale_name = f"{_name(weight)}.{suffix}", f"{_name(weight)}.{suffix}.scale"
         if name in self.graph.initializers:
             return self.graph.initializers[name], self.graph.initializers[scale_name]
-        values = _tensor(weight).numpy()
+        values = tensor_of(weight).numpy()
         # A table that is only read, never multiplied, can use all 8 bits.
         only_read = weight is not None and all(use.node.op_type == "Gather" for use in weight.uses())
         largest = 127 if only_read else _LARGEST
@@ -209,15 +209,9 @@ def _bias_add(product: ir.Node) -> ir.Node | None:
     add = sole_user(product.outputs[0])
     if add is None or add.op_type != "Add":
         return None
-    width = _tensor(product.inputs[1]).shape[0 if transposes_second(product) else 1]
+    width = tensor_of(product.inputs[1]).shape[0 if transposes_second(product) else 1]
     vectors = [i for i in add.inputs if is_weight(i, rank=1)]
-    return add if len(vectors) == 1 and _tensor(vectors[0]).shape[0] == width else None
-
-
-def _tensor(value: ir.Value | None) -> ir.TensorProtocol:
-    assert value is not None
-    assert value.const_value is not None
-    return value.const_value
+    return add if len(vectors) == 1 and tensor_of(vectors[0]).shape[0] == width else None
 
 
 def _name(value: ir.Value | None) -> str:

@@ -1,6 +1,6 @@
 """From a bundle to something that runs: providers, cpu (what is here), select (which variant), session (run it)."""
 
-from edgeport.session.cpu import cpu_features, usable_threads
+from edgeport.session.cpu import cpu_features, processor_name, usable_threads
 from edgeport.session.open_graph import open_graph
 from edgeport.session.providers import PROVIDERS, Provider, resolve_providers
 from edgeport.session.report import Report
@@ -14,6 +14,7 @@ __all__ = [
     "cpu_features",
     "open_graph",
     "open_session",
+    "processor_name",
     "resolve_providers",
     "usable_threads",
 ]

@@ -9,7 +9,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["cpu_features", "usable_threads"]
+__all__ = ["cpu_features", "processor_name", "usable_threads"]
 
 _X86 = ("x86_64", "amd64", "i386", "i686", "x86")
 
@@ -38,6 +38,14 @@ def cpu_features() -> frozenset[str]:
         present = ctypes.windll.kernel32.IsProcessorFeaturePresent
         return frozenset(name for number, name in _WINDOWS_FEATURES.items() if present(number))
     return frozenset()
+
+
+def processor_name() -> str:
+    """What the processor calls itself, for people."""
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 _MACOS_FEATURES = {
