@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", metavar="MODEL", help="hub id (owner/name) or a local folder in transformers' format")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of the bundle; must not exist (see --force)")
     parser.add_argument("--task", help=f"default: inferred; one of {', '.join(TASKS)}, or a synonym")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from edgeport.bundle import BundleWriter, FileRecord, Manifest, Variant
+from edgeport.bundle import BundleWriter, Manifest, Variant
 from edgeport.errors import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -116,11 +116,7 @@ def export(
                 created=package.created_now(),
             )
             (writer.directory / "README.md").write_text(model_card(manifest), encoding="utf-8")
-
-            def with_files(files: dict[str, FileRecord]) -> Manifest:
-                return replace(manifest, files=files)
-
-            manifest = writer.commit(with_files)
+            manifest = writer.commit(manifest)
     return ExportResult(Path(out), manifest, refused, dict(progress.seconds))
 
 
@@ -148,8 +144,7 @@ def _make_variant(
         with progress.stage("validate", f"Compare {precision} with the original"):
             run = runner(directory / name, source.task.outputs)
             verdict = validate(run, reference, source.task, recipe.limits[precision])
-            limits = recipe.to_dict()["limits"][precision]
-            measured["parity"] = {**verdict.figures.to_dict(), "limits": limits}
+            measured["parity"] = {**verdict.figures.to_dict(), "limits": asdict(recipe.limits[precision])}
             measured["latency"] = _latency(run, timing_batches(source, recipe.fixed_shape))
             del run
     variant = Variant(

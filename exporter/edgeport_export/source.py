@@ -18,6 +18,7 @@ from edgeport.errors import ExportError, UsageError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from edgeport_export.messages import first_line
 from edgeport_export.recipe import Recipe
 from edgeport_export.sentence import SentenceHead, load_sentence_head
 from edgeport_export.tasks import ExportTask, infer_task, resolve_task
@@ -185,7 +186,7 @@ def _load_tokenizer(name: str, recipe: Recipe) -> PreTrainedTokenizerBase:
         )
     except Exception as e:
         raise ExportError(
-            f"the tokenizer of {name!r} cannot be loaded ({_first_line(e)}): put its files beside the model."
+            f"the tokenizer of {name!r} cannot be loaded ({first_line(e)}): put its files beside the model."
         ) from e
     # Without its files transformers makes one that knows the special tokens alone.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -203,7 +204,7 @@ def _require_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTo
         backend = convert_slow_tokenizer(tokenizer)
     except Exception as e:
         raise ExportError(
-            f"{type(tokenizer).__name__} of {name!r} has no fast version and cannot be converted ({_first_line(e)}): "
+            f"{type(tokenizer).__name__} of {name!r} has no fast version and cannot be converted ({first_line(e)}): "
             "the runtime needs a tokenizer.json; use a model that has one."
         ) from e
     return PreTrainedTokenizerFast(
@@ -294,7 +295,7 @@ def _read_json(name: str, file: str, recipe: Recipe) -> Any:
 
 def _explain(name: str, error: Exception) -> ExportError | UsageError:
     """One sentence for the many ways in which transformers says that a model cannot be loaded."""
-    text = _first_line(error)
+    text = first_line(error)
     if "trust_remote_code" in str(error):
         return UsageError(
             f"{name!r} brings its own Python code, which is not run: pass --trust-remote-code if you trust it."
@@ -304,8 +305,3 @@ def _explain(name: str, error: Exception) -> ExportError | UsageError:
     if isinstance(error, ValueError) and "Unrecognized" in str(error):
         return UsageError(f"{name!r} cannot be loaded by this task's class ({text}): choose another --task.")
     return ExportError(f"{name!r} cannot be loaded ({text}): download the model again.")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200].rstrip('.')}" if lines else type(error).__name__

@@ -68,5 +68,5 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
             files={},
             text=TextSpec(max_length=MAX_LENGTH, pad_token_id=0, pad_token="[PAD]"),
         )
-        writer.commit(lambda files: manifest)
+        writer.commit(manifest)
     return target

@@ -25,6 +25,7 @@ from edgeport_export.capture.attention import DOMAIN, fused_attention
 from edgeport_export.capture.fallback import capture_with_transformers
 from edgeport_export.capture.obstacles import around_obstacles
 from edgeport_export.head import ExportHead
+from edgeport_export.messages import first_line, root_cause
 from edgeport_export.samples import Batch
 
 __all__ = ["Captured", "capture"]
@@ -171,8 +172,4 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """The innermost cause's class and first line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160].rstrip('.')}" if lines else type(error).__name__
+    return first_line(root_cause(error), 160)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -72,8 +71,8 @@ class BundleWriter:
         if self._lock is not None:
             os.close(self._lock)
 
-    def commit(self, make_manifest: Callable[[dict[str, FileRecord]], Manifest]) -> Manifest:
-        """Hash what lies in ``directory``, write the manifest that ``make_manifest`` returns, and rename into place."""
+    def commit(self, manifest: Manifest) -> Manifest:
+        """Hash what lies in ``directory``, write ``manifest`` with these files, and rename; returns what it wrote."""
         written = sorted(self.directory.rglob("*"))
         links = [p.name for p in written if p.is_symlink()]
         if links:
@@ -83,7 +82,7 @@ class BundleWriter:
             check_path(p.relative_to(self.directory).as_posix()): FileRecord(sha256_of(p), p.stat().st_size)
             for p in files
         }
-        manifest = replace(make_manifest(records), files=records)
+        manifest = replace(manifest, files=records)
         for p in files:
             _flush(p)
         (self.directory / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")

@@ -23,7 +23,7 @@ def write(target: Path, manifest: Manifest, content: str = "new", *, force: bool
     with BundleWriter(target, force=force) as w:
         for file in ("model.fp32.onnx", "tokenizer.json"):
             (w.directory / file).write_text(content)
-        w.commit(lambda files: manifest)
+        w.commit(manifest)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_link_among_the_files_is_refused(tmp_path: Path, manifest: Manifest) -
     with BundleWriter(tmp_path / "bundle") as w:
         (w.directory / "tokenizer.json").symlink_to("/etc/hostname")
         with pytest.raises(BundleError, match="is a link"):
-            w.commit(lambda files: manifest)
+            w.commit(manifest)
     assert names(tmp_path) == []
 
 
@@ -109,7 +109,7 @@ def test_full_disk_leaves_the_old_bundle(
         (w.directory / "model.fp32.onnx").write_bytes(b"new")
         (w.directory / "tokenizer.json").write_bytes(b"new")
         with pytest.raises(OSError, match="No space left"):
-            w.commit(lambda files: manifest)
+            w.commit(manifest)
     monkeypatch.undo()
     assert Bundle.open(tmp_path / "bundle", verify=True).path("tokenizer.json").read_text() == "old"
     assert names(tmp_path) == ["bundle"]
@@ -169,7 +169,7 @@ KILLED = """
             writer.swap_folders = die
         elif where == "after the swap":
             writer._flush_names = die
-        w.commit(lambda files: manifest)
+        w.commit(manifest)
 """
 
 

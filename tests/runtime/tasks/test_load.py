@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import types
@@ -52,7 +51,7 @@ def bundle(tmp_path: Path, tokenizers: Any, make: Any) -> Path:
     with BundleWriter(tmp_path / "bundle") as writer:
         (writer.directory / "model.fp32.onnx").write_bytes(b"")
         tokenizers["wordpiece"].backend_tokenizer.save(str(writer.directory / "tokenizer.json"))
-        writer.commit(lambda files: dataclasses.replace(manifest, files=files))
+        writer.commit(manifest)
     return tmp_path / "bundle"
 
 
