@@ -7,10 +7,16 @@ from pathlib import Path
 
 __all__ = ["peak_rss", "rss"]
 
+# Linux samples its high-water mark with counters that lag behind, so that it can lie below what was read from VmRSS.
+_highest_read = 0
+
 
 def rss() -> int | None:
     """Resident memory now; None where the system does not tell (macOS and Windows, without further packages)."""
-    return _status("VmRSS")
+    global _highest_read
+    now = _status("VmRSS")
+    _highest_read = max(_highest_read, now or 0)
+    return now
 
 
 def peak_rss() -> int | None:
@@ -19,7 +25,7 @@ def peak_rss() -> int | None:
         return None
     peak = _status("VmHWM")
     if peak is not None:
-        return peak
+        return max(peak, _highest_read)
     import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
