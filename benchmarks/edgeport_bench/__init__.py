@@ -1,4 +1,4 @@
-"""Measure bundles: ``edgeport bench`` (speed, memory, size), ``similarity`` (quality), ``demo`` (the whole story).
+"""Measure bundles: ``edgeport bench`` (speed, memory, size), ``edgeport evaluate`` (quality), ``demo`` (all of it).
 
 Import the modules by name. This file stays empty of imports, so that a measuring process holds only what it measures.
 """

@@ -40,14 +40,13 @@ from edgeport.bundle import Manifest
 from rich.box import SIMPLE_HEAD
 
 from edgeport_bench.bench import BenchOptions, bench
+from edgeport_bench.quality.similarity import Embed, read_sample, score
 from edgeport_bench.report import BenchReport, as_json, print_report
-from edgeport_bench.similarity import Embed, read_sample, score
 from edgeport_bench.subjects.torch_original import open_subject
 
 __all__ = ["main"]
 
 MODEL = "all-MiniLM-L6-v2"
-_SCORE = "python -m edgeport_bench.similarity"
 
 DOCUMENTS = (
     "The ferry to the island leaves at nine in the morning and at four in the afternoon.",
@@ -102,7 +101,7 @@ def _tell(out: Path, console: Console) -> None:
     with _section(console, "2 · Prove: what the export found, graphs against original"):
         _print_proof(result.manifest, console)
 
-    with _section(console, "3 · Score: how well similarities agree with people's", f"{_SCORE} {bundle}"):
+    with _section(console, "3 · Score: how well similarities agree with people's", f"edgeport evaluate {bundle}"):
         _print_scores(original, bundle, result.manifest, console)
 
     with _section(console, "4 · Benchmark", f"edgeport bench {bundle} --against torch={original}"):

@@ -10,7 +10,7 @@ from edgeport.bundle import Bundle
 from edgeport.errors import BundleError, UsageError
 from edgeport.text import Padding, TextEncoder, Truncation
 
-from edgeport_bench.similarity import read_sample
+from edgeport_bench.quality.similarity import read_sample
 
 __all__ = ["Feeds", "Shape", "default_lengths", "make_feeds"]
 

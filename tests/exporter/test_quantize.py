@@ -57,12 +57,35 @@ def relative_error(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.linalg.norm(got - want) / np.linalg.norm(want))
 
 
-def test_symmetric_rounding_is_within_half_a_step() -> None:
-    quantized, scale = quantize_symmetric(WEIGHT, 63, axis=0)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_symmetric_rounding_is_within_half_a_step_of_what_is_not_cut_off(axis: int) -> None:
+    quantized, scale = quantize_symmetric(WEIGHT, 63, axis=axis)
     assert quantized.dtype == np.int8
-    assert scale.shape == (1, 32)
+    assert scale.shape == tuple(1 if i == axis else n for i, n in enumerate(WEIGHT.shape))
     assert np.abs(quantized).max() == 63
-    assert (np.abs(quantized * scale - WEIGHT) <= scale / 2 + 1e-7).all()
+    error = np.abs(quantized * scale - WEIGHT)
+    cut = np.abs(WEIGHT) > 63 * scale
+    assert (error[~cut] <= (np.broadcast_to(scale, WEIGHT.shape) / 2 + 1e-6)[~cut]).all()
+    assert np.abs(quantized)[cut].min(initial=63) == 63
+
+
+def test_a_rare_large_weight_is_cut_off_where_that_errs_less() -> None:
+    even = np.linspace(-1, 1, 200, dtype=np.float32)[:, None]
+    _, kept = quantize_symmetric(even, 63, axis=0)
+    assert kept[0, 0] == pytest.approx(1 / 63, rel=0.05)  # nothing rare in it: all but the whole range
+    rare = np.random.default_rng(0).standard_normal((2000, 1)).astype(np.float32)
+    quantized, scale = quantize_symmetric(rare, 7, axis=0)
+    whole = np.abs(rare).max() / 7
+    assert scale[0, 0] < 0.95 * whole
+    assert np.square(quantized * scale - rare).sum() < 0.9 * np.square(np.rint(rare / whole) * whole - rare).sum()
+
+
+def test_channels_are_quantized_each_for_itself_however_many_there_are() -> None:
+    many = np.random.default_rng(1).standard_normal((700, 300)).astype(np.float32)  # more than one block of them
+    quantized, scale = quantize_symmetric(many, 63, axis=0)
+    alone, its_scale = quantize_symmetric(many[:, 250:251], 63, axis=0)
+    np.testing.assert_array_equal(quantized[:, 250:251], alone)
+    np.testing.assert_array_equal(scale[:, 250:251], its_scale)
 
 
 def test_a_channel_of_zeros_stays_zero() -> None:

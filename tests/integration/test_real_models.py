@@ -9,7 +9,7 @@ from pathlib import Path
 import edgeport
 import numpy as np
 import pytest
-from edgeport_bench.similarity import read_sample
+from edgeport_bench.quality.similarity import read_sample
 from edgeport_export import export
 from scipy.stats import spearmanr
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, pipeline

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Command] = {
     "run": Command("edgeport.cli.run", "run a bundle on texts; results as JSON lines"),
     "inspect": Command("edgeport.cli.inspect", "show what is in a bundle"),
     "verify": Command("edgeport.cli.verify", "check a bundle: schema, hashes, and every graph"),
+    "evaluate": Command("edgeport_bench.quality.cli", "score a bundle on labelled data", "bench"),
     "bench": Command("edgeport_bench.cli", "measure a bundle's latency, throughput and memory", "bench"),
 }
 

@@ -9,12 +9,12 @@ import edgeport
 import numpy as np
 import pytest
 from edgeport.errors import UsageError
-from edgeport_bench.similarity import Pair, main, parse_pairs, read_pairs, read_sample, score, spearman
+from edgeport_bench.quality.similarity import Pair, parse_pairs, read_sample, score, spearman
 from scipy.stats import kendalltau, rankdata
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics.pairwise import cosine_similarity
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "sts_ccbysa"
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "sts_ccbysa"
 
 
 def _bag_of_words(texts: list[str]) -> np.ndarray:
@@ -38,12 +38,6 @@ def test_score_of_a_pipeline(tiny_bundle: Path) -> None:
         assert -100 <= score(pipe, read_sample()) <= 100
 
 
-def test_main_prints_every_variant(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tiny_bundle)]) == 0
-    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [line[:3] for line in lines] == [[v, "sample", "250 pairs"] for v in ("fp32", "wrong")]
-
-
 def test_scale_does_not_matter_and_order_does() -> None:
     wanted = [1.0, 2.0, 3.0, 4.0]
     assert spearman([0.1, 0.2, 0.21, 0.9], wanted) == pytest.approx(100.0)
@@ -60,16 +54,9 @@ def test_lines_without_a_score_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("line", ["3\ta", "high\ta\tb", "3\ta\tb\tc"])
-def test_other_lines_are_refused(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "x.tsv"
-    path.write_text(f"1\ta\tb\n{line}\n")
+def test_other_lines_are_refused(line: str) -> None:
     with pytest.raises(UsageError, match=r"line 2 of .*x\.tsv"):
-        read_pairs(path)
-
-
-def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_pairs(tmp_path / "none.tsv")
+        parse_pairs(f"1\ta\tb\n{line}\n", "x.tsv")
 
 
 def test_sample_is_inside_the_package_with_its_licence() -> None:
@@ -83,5 +70,6 @@ def test_sample_is_inside_the_package_with_its_licence() -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the full test sets are not here")
 def test_sample_is_every_sixth_row() -> None:
-    full = [read_pairs(SHARED / f"{year}.images.test.tsv")[::6] for year in (2014, 2015)]
+    files = [SHARED / f"{year}.images.test.tsv" for year in (2014, 2015)]
+    full = [parse_pairs(file.read_text(encoding="utf-8"), file.name)[::6] for file in files]
     assert read_sample() == full[0] + full[1]

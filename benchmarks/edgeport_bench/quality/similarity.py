@@ -1,23 +1,22 @@
-"""The quality of sentence embeddings: Spearman correlation of their cosine with people's judgement.
+"""The quality of sentence embeddings: Spearman correlation of their cosine with people's judgement, by scipy.
 
-``python -m edgeport_bench.similarity BUNDLE [TSV ...]`` prints it for every variant. Knows no bundle's insides:
-anything that turns a list of texts into an array of vectors can be scored.
+Anything that turns a list of texts into an array of vectors can be scored, a bundle's pipeline or another library's.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from edgeport.errors import UsageError
 
-__all__ = ["Embed", "Pair", "cosines", "parse_pairs", "read_pairs", "read_sample", "score", "spearman"]
+from edgeport_bench.quality.rows import Row, Scorer
+
+__all__ = ["SCORER", "Embed", "Pair", "cosines", "parse_pairs", "read_sample", "score", "spearman"]
 
 Embed = Callable[[list[str]], npt.NDArray[Any]]
 """Texts to (texts, dimensions)."""
@@ -30,19 +29,6 @@ class Pair:
     score: float
     first: str
     second: str
-
-
-def read_pairs(path: Path) -> list[Pair]:
-    """Pairs of a TSV file: score, first, second; lines without a score are left out.
-
-    Raises:
-        UsageError: there is no such file, or a line is something else.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"{str(path)!r} cannot be read ({e}): give a UTF-8 file of score, text and text.") from e
-    return parse_pairs(text, str(path))
 
 
 def read_sample() -> list[Pair]:
@@ -95,21 +81,17 @@ def spearman(found: Sequence[float] | npt.NDArray[Any], wanted: Sequence[float])
     return 100 * float(spearmanr(found, wanted).statistic)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the score of every variant of a bundle."""
-    import edgeport
-
-    parser = argparse.ArgumentParser(prog="python -m edgeport_bench.similarity", description=main.__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("files", type=Path, nargs="*", metavar="TSV", help="default: the sample in this package")
-    args = parser.parse_args(argv)
-    sets = {path.name: read_pairs(path) for path in args.files} or {"sample": read_sample()}
-    for variant in edgeport.Bundle.open(args.bundle).manifest.variants:
-        with edgeport.load(args.bundle, variant=variant) as pipe:
-            for name, pairs in sets.items():
-                print(f"{variant}\t{name}\t{len(pairs)} pairs\t{score(pipe, pairs):.2f}")
-    return 0
+def _score_rows(pipe: Any, rows: Sequence[Row]) -> dict[str, float]:
+    return {"Spearman": score(pipe, [Pair(float(r["score"]), r["sentence1"], r["sentence2"]) for r in rows])}
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def _as_rows(pairs: Sequence[Pair]) -> list[Row]:
+    return [{"sentence1": p.first, "sentence2": p.second, "score": p.score} for p in pairs]
+
+
+SCORER = Scorer(
+    ("sentence1", "sentence2", "score"),
+    _score_rows,
+    plain=lambda text, name: _as_rows(parse_pairs(text, name)),
+    sample=lambda: _as_rows(read_sample()),
+)

@@ -1,0 +1,20 @@
+"""How good a bundle's answers are, by labelled data: one file a task, the metric from a library that people know.
+
+``edgeport evaluate`` prints it for every variant. A scorer sees a pipeline as its users do, so what it measures
+includes tokenizing, truncation and post-processing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgeport_bench.quality import classification, entities, similarity
+from edgeport_bench.quality.rows import Scorer
+
+__all__ = ["SCORERS", "Scorer"]
+
+SCORERS: Mapping[str, Scorer] = {
+    "text-classification": classification.SCORER,
+    "token-classification": entities.SCORER,
+    "sentence-embedding": similarity.SCORER,
+}
