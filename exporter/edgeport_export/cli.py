@@ -168,6 +168,9 @@ def _print_summary(result: ExportResult) -> None:
         for note in variant.notes:
             if "skipped" in note:
                 console.print(f"{name}: {note}", highlight=False, soft_wrap=True)
+    shape = manifest.recipe["fixed_shape"]
+    if shape is not None:
+        console.print(f"Runs inputs of {shape[0]}x{shape[1]} alone: shorter ones are padded, longer ones cut.")
     seconds = sum(result.seconds.values())
     console.print(f'Wrote {result.path} in {seconds:.0f} s. Try: edgeport run {result.path} "…"', highlight=False)
 

@@ -12,6 +12,7 @@ from edgeport.errors import ExportError
 from edgeport.session import open_graph
 from numpy.typing import NDArray
 
+from edgeport_export.messages import first_line
 from edgeport_export.samples import Batch
 
 __all__ = ["MIN_ONNXRUNTIME", "operator_counts", "runner", "save_graph", "time_run"]
@@ -47,17 +48,19 @@ def runner(path: Path, outputs: Sequence[str]) -> Callable[[Batch], list[NDArray
     """Open the graph as the runtime would, on the CPU; returns a function from a batch to its outputs.
 
     Raises:
-        ExportError: ONNX Runtime refuses the graph.
+        ExportError: ONNX Runtime refuses the graph; the function raises it for a batch that fails.
     """
     try:
         session = open_graph(path)
     except Exception as e:
-        raise ExportError(
-            f"onnxruntime refuses {path.name} ({str(e).splitlines()[0][:200]}): report this model."
-        ) from e
+        raise ExportError(f"onnxruntime refuses {path.name} ({first_line(e)}): report this model.") from e
 
     def run(batch: Batch) -> list[NDArray[np.float32]]:
-        results: list[NDArray[np.float32]] = session.run(list(outputs), dict(batch))
+        try:
+            results: list[NDArray[np.float32]] = session.run(list(outputs), dict(batch))
+        except Exception as e:
+            shape = "x".join(map(str, batch["input_ids"].shape))
+            raise ExportError(f"{path.name} does not run on inputs of {shape} ({first_line(e)}).") from e
         return results
 
     return run

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 
 import torch
+from edgeport.errors import ExportError
 from torch import Tensor, nn
 
+from edgeport_export.messages import first_line, root_cause
 from edgeport_export.samples import Batch, input_names
 from edgeport_export.source import Source
 
@@ -34,6 +36,16 @@ class ExportHead(nn.Module):
         return tuple(getattr(result, name) for name in self.outputs)
 
     def run(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The outputs for a batch, without gradients."""
+        """The outputs for a batch, without gradients.
+
+        Raises:
+            ExportError: the model wants more than its text inputs.
+        """
         with torch.inference_mode():
-            return self(*(torch.from_numpy(batch[name]) for name in self.names))
+            try:
+                return self(*(torch.from_numpy(batch[name]) for name in self.names))
+            except Exception as e:
+                raise ExportError(
+                    f"{type(self.model).__name__} does not run on {', '.join(self.names)} "
+                    f"({first_line(root_cause(e), 160)}): edgeport exports models that need nothing but text."
+                ) from e

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import platform
 from collections.abc import Mapping, Sequence
@@ -11,23 +12,15 @@ from typing import Any
 
 import onnx_ir as ir
 from edgeport import __version__
-from edgeport.bundle import ModelSource, TensorSpec, TextSpec
+from edgeport.bundle import Manifest, ModelSource, TensorSpec, TextSpec, Variant
 from edgeport.session import processor_name, usable_threads
 from tokenizers import Tokenizer
 
+from edgeport_export.capture import Captured
 from edgeport_export.recipe import Recipe
 from edgeport_export.source import Source
 
-__all__ = [
-    "created_now",
-    "labels",
-    "machine",
-    "model_source",
-    "tensor_specs",
-    "text_spec",
-    "tool_versions",
-    "write_tokenizer",
-]
+__all__ = ["capture_record", "machine", "manifest", "write_tokenizer"]
 
 _ONNX_DTYPES = {ir.DataType.INT64: "int64", ir.DataType.INT32: "int32", ir.DataType.FLOAT: "float32"}
 
@@ -40,7 +33,42 @@ def write_tokenizer(source: Source, directory: Path) -> None:
     backend.save(str(directory / "tokenizer.json"))
 
 
-def text_spec(source: Source, recipe: Recipe, *, maskable_padding: bool) -> TextSpec:
+def manifest(
+    source: Source,
+    recipe: Recipe,
+    *,
+    variants: Mapping[str, Variant],
+    graph: ir.Graph,
+    capture: Mapping[str, Any],
+    validation: Mapping[str, Any],
+    maskable_padding: bool,
+) -> Manifest:
+    """All that the bundle says of itself; ``files`` is for the writer to fill in."""
+    return Manifest(
+        task=source.task.name,
+        source=_model_source(source),
+        variants=variants,
+        inputs=_tensor_specs(graph.inputs),
+        outputs=_tensor_specs(graph.outputs),
+        files={},
+        text=_text_spec(source, recipe, maskable_padding=maskable_padding),
+        labels=_labels(source),
+        task_options=source.task_options,
+        recipe=dataclasses.replace(recipe, task=source.task.name).to_dict(),
+        capture=capture,
+        validation=validation,
+        versions=_tool_versions(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def capture_record(captured: Captured, prepared: ir.Model) -> dict[str, Any]:
+    """How the graph came about; attention that a pass fused afterwards counts as well."""
+    fused = sum(node.op_type == "MultiHeadAttention" for node in prepared.graph)
+    return {"path": captured.path, "fused_attentions": fused, "reason": captured.reason}
+
+
+def _text_spec(source: Source, recipe: Recipe, *, maskable_padding: bool) -> TextSpec:
     """How the runtime turns text into inputs."""
     tokenizer = source.tokenizer
     fixed_batch, fixed_length = recipe.fixed_shape or (None, None)
@@ -60,7 +88,7 @@ def text_spec(source: Source, recipe: Recipe, *, maskable_padding: bool) -> Text
     )
 
 
-def labels(source: Source) -> tuple[str, ...]:
+def _labels(source: Source) -> tuple[str, ...]:
     """Label of each class in the order of the logits; empty for tasks without labels."""
     if not source.task.has_labels:
         return ()
@@ -68,7 +96,7 @@ def labels(source: Source) -> tuple[str, ...]:
     return tuple(names.get(i, f"LABEL_{i}") for i in range(source.config.num_labels))
 
 
-def model_source(source: Source) -> ModelSource:
+def _model_source(source: Source) -> ModelSource:
     return ModelSource(
         id=source.id,
         architecture=type(source.model).__name__,
@@ -78,7 +106,7 @@ def model_source(source: Source) -> ModelSource:
     )
 
 
-def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+def _tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
     """Name, dtype and shape of graph inputs or outputs."""
     return tuple(
         TensorSpec(
@@ -90,7 +118,7 @@ def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
     )
 
 
-def tool_versions() -> dict[str, str]:
+def _tool_versions() -> dict[str, str]:
     """Versions of what took part in the export."""
     found = {"edgeport": __version__, "python": platform.python_version()}
     for package in ("torch", "transformers", "onnxruntime", "onnx-ir", "onnxscript", "tokenizers"):
@@ -99,11 +127,6 @@ def tool_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def created_now() -> str:
-    """The present moment, UTC, ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def machine() -> Mapping[str, Any]:

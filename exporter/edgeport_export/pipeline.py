@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 from edgeport.bundle import BundleWriter, Manifest, Variant
-from edgeport.errors import ValidationError
+from edgeport.errors import ExportError, ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgeport_export import package
-from edgeport_export.capture import Captured, capture
+from edgeport_export.capture import capture
 from edgeport_export.card import model_card
 from edgeport_export.graph_io import MIN_ONNXRUNTIME, operator_counts, runner, save_graph, time_run
 from edgeport_export.head import ExportHead
@@ -26,6 +26,9 @@ from edgeport_export.source import Source, load_source
 from edgeport_export.validate import Reference, Verdict, hides_padding, make_reference, validate
 
 __all__ = ["ExportResult", "export"]
+
+_FIXED_LENGTH = 512
+"""Tokens, at most, of the one shape that is tried for a model that cannot be captured for all shapes."""
 
 
 @dataclass(frozen=True)
@@ -71,53 +74,90 @@ def export(
             source = load_source(model, recipe, tokenizer=tokenizer)
             head = ExportHead(source)
         progress.note(f"{type(source.model).__name__}, {_parameters(source)} parameters, task {source.task.name}")
-        reference = None
-        with progress.stage("reference", "Run the original"):
-            if recipe.validate:
-                reference = make_reference(head, validation_batches(source, recipe.fixed_shape))
-            maskable = all(hides_padding(head, *pair) for pair in padding_batches(source))
-        if not maskable:
-            progress.note("the model notices padding in spite of the mask: the runtime will not pad")
-        with progress.stage("capture", "Capture the graph"):
-            sample = capture_batch(source, recipe.fixed_shape)
-            captured = capture(head, sample, opset=recipe.opset, fixed=recipe.fixed_shape is not None)
-        progress.note(_capture_note(captured))
-        with progress.stage("optimize", "Optimize the graph"):
-            base = run_passes(captured.model, PREPARE)
-        variants: dict[str, Variant] = {}
-        refused: dict[str, str] = {}
-        for precision in recipe.precisions:
-            variant, verdict = _make_variant(precision, base, source, recipe, reference, writer.directory, progress)
-            if verdict is None or verdict.passed:
-                variants[precision] = variant
-                continue
-            refused[precision] = "; ".join(verdict.violations)
-            progress.note(f"{precision} is refused: {refused[precision]}")
-            for name in variant.graphs.values():
-                for file in (name, f"{name}.data"):
-                    (writer.directory / file).unlink(missing_ok=True)
-        _require_something(variants, refused)
+        maskable = _hides_padding(head, source, progress)
+        try:
+            made = _make(head, source, recipe, writer.directory, progress)
+        except ExportError as e:
+            if not _shapes_may_be_why(e, recipe):
+                raise
+            recipe = replace(recipe, fixed_shape=(1, min(source.max_length, _FIXED_LENGTH)))
+            shape = "{}x{}".format(*recipe.fixed_shape or ())
+            progress.note(f"{e} Trying for {shape} alone; --fixed-shape chooses another.")
+            try:
+                made = _make(head, source, recipe, writer.directory, progress)
+            except ExportError as second:
+                raise type(e)(f"{e} Nor does it work for {shape} alone: {second}") from second
         with progress.stage("package", "Write the bundle"):
             package.write_tokenizer(source, writer.directory)
-            manifest = Manifest(
-                task=source.task.name,
-                source=package.model_source(source),
-                variants=variants,
-                inputs=package.tensor_specs(base.graph.inputs),
-                outputs=package.tensor_specs(base.graph.outputs),
-                files={},
-                text=package.text_spec(source, recipe, maskable_padding=maskable),
-                labels=package.labels(source),
-                task_options=source.task_options,
-                recipe=replace(recipe, task=source.task.name).to_dict(),
-                capture={"path": captured.path, "fused_attentions": captured.attentions, "reason": captured.reason},
-                validation=_validation_record(reference, refused),
-                versions=package.tool_versions(),
-                created=package.created_now(),
+            manifest = package.manifest(
+                source,
+                recipe,
+                variants=made.variants,
+                graph=made.graph,
+                capture=made.capture,
+                validation=made.validation,
+                maskable_padding=maskable,
             )
             (writer.directory / "README.md").write_text(model_card(manifest), encoding="utf-8")
             manifest = writer.commit(manifest)
-    return ExportResult(Path(out), manifest, refused, dict(progress.seconds))
+    return ExportResult(Path(out), manifest, made.refused, dict(progress.seconds))
+
+
+@dataclass
+class _Made:
+    """What the stages between loading and packaging leave: files in the bundle's folder, and this."""
+
+    graph: ir.Graph
+    capture: Mapping[str, Any]
+    validation: Mapping[str, Any] = field(default_factory=dict)
+    variants: dict[str, Variant] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def _make(head: ExportHead, source: Source, recipe: Recipe, directory: Path, progress: Progress) -> _Made:
+    """Capture, optimize, and make and judge every variant."""
+    reference = _run_original(head, source, recipe, progress)
+    with progress.stage("capture", "Capture the graph"):
+        sample = capture_batch(source, recipe.fixed_shape)
+        captured = capture(head, sample, opset=recipe.opset, fixed=recipe.fixed_shape is not None)
+    with progress.stage("optimize", "Optimize the graph"):
+        base = run_passes(captured.model, PREPARE)
+    made = _Made(base.graph, package.capture_record(captured, base))
+    progress.note(_capture_note(made.capture))
+    for precision in recipe.precisions:
+        variant, verdict = _make_variant(precision, base, source, recipe, reference, directory, progress)
+        if verdict is None or verdict.passed:
+            made.variants[precision] = variant
+            continue
+        made.refused[precision] = "; ".join(verdict.violations)
+        progress.note(f"{precision} is refused: {made.refused[precision]}")
+        for name in variant.graphs.values():
+            for file in (name, f"{name}.data"):
+                (directory / file).unlink(missing_ok=True)
+    _require_something(made)
+    made.validation = _validation_record(reference, made.refused)
+    return made
+
+
+def _shapes_may_be_why(error: ExportError, recipe: Recipe) -> bool:
+    """Whether the same export might do for inputs of one shape: not if int8 alone was refused for its precision."""
+    return recipe.fixed_shape is None and (not isinstance(error, ValidationError) or "fp32" in recipe.precisions)
+
+
+def _run_original(head: ExportHead, source: Source, recipe: Recipe, progress: Progress) -> Reference | None:
+    """The original's outputs, before anything is changed; None if nothing will be compared with them."""
+    if not recipe.validate:
+        return None
+    with progress.stage("reference", "Run the original"):
+        return make_reference(head, validation_batches(source, recipe.fixed_shape))
+
+
+def _hides_padding(head: ExportHead, source: Source, progress: Progress) -> bool:
+    with progress.stage("reference", "Look whether padding matters"):
+        maskable = all(hides_padding(head, *pair) for pair in padding_batches(source))
+    if not maskable:
+        progress.note("the model notices padding in spite of the mask: the runtime pads no more than it must")
+    return maskable
 
 
 def _make_variant(
@@ -167,11 +207,11 @@ def _latency(run: Any, batches: Sequence[Batch]) -> dict[str, Any]:
     return {"milliseconds": timed, "provider": "cpu"}
 
 
-def _require_something(variants: dict[str, Variant], refused: dict[str, str]) -> None:
-    if "fp32" in refused:
-        raise ValidationError(f"the fp32 graph is not the original: {refused['fp32']}; nothing was written.")
-    if not variants:
-        listed = "; ".join(f"{k}: {v}" for k, v in refused.items())
+def _require_something(made: _Made) -> None:
+    if "fp32" in made.refused:
+        raise ValidationError(f"the fp32 graph is not the original: {made.refused['fp32']}; nothing was written.")
+    if not made.variants:
+        listed = "; ".join(f"{k}: {v}" for k, v in made.refused.items())
         raise ValidationError(f"no variant came close enough to the original ({listed}); nothing was written.")
 
 
@@ -189,11 +229,12 @@ def _validation_record(reference: Reference | None, refused: dict[str, str]) -> 
     }
 
 
-def _capture_note(captured: Captured) -> str:
-    if captured.path == "fused":
-        return f"{captured.attentions} attentions fused by construction"
+def _capture_note(record: Mapping[str, Any]) -> str:
+    if record["path"] == "fused":
+        return f"{record['fused_attentions']} attentions fused by construction"
     how = {"written-out": "attention written out as plain operators", "fallback": "captured by transformers.exporters"}
-    return f"{how[captured.path]}: {captured.reason}"
+    fused = f"; {record['fused_attentions']} attentions fused afterwards" if record["fused_attentions"] else ""
+    return f"{how[record['path']]}{fused}: {record['reason']}"
 
 
 def _parameters(source: Source) -> str:

@@ -5,6 +5,7 @@ Everything goes to stderr, and only to a terminal: a log file or a program sees 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ class Progress:
     """Times stages; shows them where ``show`` is on and stderr is a terminal."""
 
     def __init__(self, *, show: bool = True) -> None:
-        self._console = Console(stderr=True)
+        # The stream as it is now: torch announces what it likes on stderr, which the capture sends elsewhere.
+        self._console = Console(file=sys.stderr)
         self._show = show and self._console.is_terminal
         self.seconds: dict[str, float] = {}
 

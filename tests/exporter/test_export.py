@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import edgeport
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -15,6 +16,7 @@ from edgeport.errors import UsageError, ValidationError
 from edgeport_export import Limits, Recipe, export, pipeline
 from tiny_models import make_tokenizer, tiny_config
 from transformers import BertForMaskedLM, BertForSequenceClassification
+from transformers import pipeline as hugging_face
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +139,33 @@ def test_a_fixed_shape_leaves_no_open_axis(tiny_folder: Path, tmp_path: Path) ->
     assert [i.shape for i in manifest.inputs] == [(1, 32)] * 3
     assert manifest.text is not None
     assert (manifest.text.fixed_batch, manifest.text.fixed_length, manifest.text.max_length) == (1, 32, 32)
+
+
+def test_a_model_that_has_no_open_axes_gets_one_shape(tmp_path: Path) -> None:
+    """Funnel pools the sequence and brings it back, which no exporter traces for all lengths."""
+    from architectures import tiny_model, tiny_tokenizer
+
+    model = tiny_model("funnel", "text-classification", block_sizes=[1, 1])
+    manifest = export(model, tmp_path / "b", Recipe(precisions=("fp32",)), tokenizer=tiny_tokenizer()).manifest
+    assert manifest.text is not None
+    length = manifest.text.fixed_length
+    assert manifest.recipe["fixed_shape"] == (1, length)
+    text = "the train was over an hour late"
+    with edgeport.load(tmp_path / "b") as pipe:
+        ours = pipe(text, top_k=None)
+    theirs = hugging_face("text-classification", model=model, tokenizer=tiny_tokenizer())(text, top_k=None)
+    assert [o["label"] for o in ours] == [t["label"] for t in theirs]
+    np.testing.assert_allclose([o["score"] for o in ours], [t["score"] for t in theirs], atol=1e-4)
+
+
+def test_a_wrong_fp32_is_tried_for_one_shape_before_it_is_refused(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _spoil(monkeypatch, "fp32")
+    with pytest.raises(ValidationError, match=r"^the fp32 graph .* Nor does it work for 1x128 alone: the fp32 graph"):
+        export(tiny_folder, tmp_path / "b")
+    with pytest.raises(ValidationError, match=r"^the fp32 graph [^.]*\d[^N]*nothing was written\.$"):
+        export(tiny_folder, tmp_path / "b", Recipe(fixed_shape=(1, 32)))
 
 
 def test_a_model_in_memory(tiny_ner: Any, tmp_path: Path) -> None:

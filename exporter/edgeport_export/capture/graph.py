@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -65,13 +66,7 @@ def capture(head: ExportHead, batch: Batch, *, opset: int, fixed: bool = False) 
     Raises:
         ExportError: the model wants more than text, or nothing on the ladder carries it; the message gives the reason.
     """
-    try:
-        expected = head.run(batch)
-    except Exception as e:
-        raise ExportError(
-            f"{type(head.model).__name__} does not run on {', '.join(head.names)} ({_first_line(e)}): "
-            "edgeport exports models that need nothing but text."
-        ) from e
+    expected = head.run(batch)
     with fused_attention(head.model) as calls:
         reason = _why_unfit(head, batch, expected, calls)
         if not reason:
@@ -118,8 +113,7 @@ def _trace(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> Captur
         except Exception as second:
             raise ExportError(
                 f"{type(head.model).__name__} cannot be exported: {reason}, and transformers.exporters could not "
-                f"either ({_first_line(second)})"
-                + ("." if fixed else "; for one shape alone it may do: pass --fixed-shape 1x128.")
+                f"either ({_first_line(second)})."
             ) from second
     return Captured(model, path, sum(node.domain == DOMAIN for node in model.graph), reason)
 
@@ -163,7 +157,8 @@ def _quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        # torch.export prints the graph of what it could not trace.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

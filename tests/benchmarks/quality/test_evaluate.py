@@ -113,9 +113,7 @@ def test_no_file(tmp_path: Path) -> None:
         read_rows(tmp_path / "none.tsv", PAIRS)
 
 
-def test_the_command(
-    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(tiny_bundle)]) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("sample", "fp32", "wrong", "Spearman"))
