@@ -15,7 +15,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from edgeport_export import package
 from edgeport_export.capture import capture
 from edgeport_export.card import model_card
-from edgeport_export.graph_io import MIN_ONNXRUNTIME, operator_counts, runner, save_graph, time_run
+from edgeport_export.graph_io import (
+    MIN_ONNXRUNTIME,
+    operator_counts,
+    return_freed_memory,
+    runner,
+    save_graph,
+    time_run,
+)
 from edgeport_export.head import ExportHead
 from edgeport_export.passes import FINISH, PREPARE, run_passes
 from edgeport_export.progress import Progress
@@ -178,6 +185,7 @@ def _make_variant(
         size = save_graph(model, directory / name)
         counts = operator_counts(model)
         del model
+        return_freed_memory()
     measured: dict[str, Any] = {}
     verdict = None
     if reference is not None:
@@ -187,6 +195,7 @@ def _make_variant(
             measured["parity"] = {**verdict.figures.to_dict(), "limits": asdict(recipe.limits[precision])}
             measured["latency"] = _latency(run, timing_batches(source, recipe.fixed_shape))
             del run
+            return_freed_memory()
     variant = Variant(
         precision=precision,
         graphs={"model": name},
