@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-__all__ = ["DOMAIN", "NAME", "OP_TYPE", "fused_attention"]
+__all__ = ["DOMAIN", "NAME", "OP_TYPE", "fused_attention", "pretrained_parts"]
 
 NAME = "edgeport"
 """The name under which the plug is registered with transformers."""
@@ -46,7 +46,7 @@ def fused_attention(model: PreTrainedModel) -> Iterator[Callable[[], int]]:
     """
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _mask)
-    before = {id(m.config): (m.config, m.config._attn_implementation) for m in _pretrained(model)}
+    before = {id(m.config): (m.config, m.config._attn_implementation) for m in pretrained_parts(model)}
     started = _calls
     try:
         for config, _ in before.values():
@@ -57,7 +57,8 @@ def fused_attention(model: PreTrainedModel) -> Iterator[Callable[[], int]]:
             config._attn_implementation_internal = implementation
 
 
-def _pretrained(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
+def pretrained_parts(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
+    """Every part of a model that has a configuration of its own."""
     # The attribute is set on each config directly: `set_attn_implementation` refuses models that it does not know to be
     # ready, and those simply never call the plug.
     return (m for m in model.modules() if isinstance(m, PreTrainedModel))

@@ -10,12 +10,7 @@ something of its own with masks is written out instead of becoming a wrong graph
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -24,21 +19,12 @@ from edgeport.errors import ExportError
 
 from edgeport_export.capture.attention import DOMAIN, fused_attention
 from edgeport_export.capture.fallback import capture_with_transformers
-from edgeport_export.capture.obstacles import around_obstacles
+from edgeport_export.capture.tracing import quiet, trace
 from edgeport_export.head import ExportHead
 from edgeport_export.messages import first_line, root_cause
 from edgeport_export.samples import Batch
 
 __all__ = ["Captured", "capture"]
-
-_LOUD = (
-    "onnxscript",
-    "torch.export",
-    "torch.onnx",
-    "torch.onnx._internal.exporter._registration",
-    "transformers",
-    "transformers.exporters",
-)
 
 
 @dataclass
@@ -108,7 +94,7 @@ def _trace(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> Captur
     except Exception as first:
         reason = f"torch.onnx could not trace it ({_first_line(first)})"
         try:
-            with _quiet():
+            with quiet():
                 model, path = capture_with_transformers(head, batch, opset=opset, fixed=fixed), "fallback"
         except Exception as second:
             raise ExportError(
@@ -119,51 +105,8 @@ def _trace(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> Captur
 
 
 def _export(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> ir.Model:
-    axes = None if fixed else ({0: "batch", 1: "sequence"},) * len(head.names)
-    with _quiet(), _no_garbage_collection(), torch.no_grad(), around_obstacles(head.model):
-        program = torch.onnx.export(
-            head,
-            tuple(torch.from_numpy(batch[name]) for name in head.names),
-            dynamo=True,
-            input_names=list(head.names),
-            output_names=list(head.outputs),
-            dynamic_shapes=None if axes is None else (axes,),
-            opset_version=opset,
-            optimize=False,
-            verbose=False,
-        )
-    if program is None:
-        raise ExportError("torch.onnx returned no program")
-    return program.model
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Tracing makes millions of objects that live to its end: collecting them in between is a fifth of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.onnx and transformers warn about each other on every trace; what matters comes as an exception."""
-    loggers = [logging.getLogger(name) for name in _LOUD]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        # torch.export prints the graph of what it could not trace.
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    axes = None if fixed else [{0: "batch", 1: "sequence"}] * len(head.names)
+    return trace(head, [torch.from_numpy(batch[name]) for name in head.names], axes, opset=opset)
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from edgeport_export.passes.fuse_attention import FuseAttention
 from edgeport_export.passes.fuse_bias_gelu import FuseBiasGelu
 from edgeport_export.passes.fuse_skip_layer_norm import FuseSkipLayerNorm
 from edgeport_export.passes.lower_attention import LowerAttention
+from edgeport_export.passes.lower_cached_attention import LowerCachedAttention
 from edgeport_export.passes.pack_qkv import PackProjections
 from edgeport_export.passes.pin_squeeze import PinSqueeze
 from edgeport_export.passes.simplify_shapes import SimplifyShapes
@@ -36,6 +37,7 @@ PREPARE: Sequence[ir.passes.PassBase] = (
     RemoveUnusedNodesPass(),
     FuseAttention(),
     LowerAttention(),
+    LowerCachedAttention(),
     SimplifyShapes(),
     RemoveUnusedNodesPass(),
     CommonSubexpressionEliminationPass(),

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from edgeport_export.capture.attention import DOMAIN, OP_TYPE
 from edgeport_export.passes.match import attribute, producer, shared_vector
 
-__all__ = ["LowerAttention"]
+__all__ = ["LowerAttention", "merge_heads"]
 
 _HEADS_AND_SEQUENCE = (0, 2, 1, 3)
 
@@ -38,7 +38,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     if not isinstance(heads, int) or not isinstance(width, int):
         raise ValueError(f"attention {node.name} has {heads} heads of size {width}: both must be known")
     before: list[ir.Node] = []
-    merged = [_merge_heads(graph, v, before) for v in (query, key, value)]
+    merged = [merge_heads(graph, v, before) for v in (query, key, value)]
     attributes: dict[str, ir.Attr | int | float] = {"num_heads": heads, "scale": float(attribute(node, "scale", 0.0))}
     if attribute(node, "causal", 0):
         attributes["unidirectional"] = 1
@@ -56,7 +56,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     )
 
 
-def _merge_heads(graph: ir.Graph, value: ir.Value | None, nodes: list[ir.Node]) -> ir.Value:
+def merge_heads(graph: ir.Graph, value: ir.Value | None, nodes: list[ir.Node]) -> ir.Value:
     """(batch, heads, sequence, size) to (batch, sequence, heads * size), reusing what the split came from."""
     assert value is not None
     assert value.shape is not None

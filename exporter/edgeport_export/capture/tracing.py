@@ -1,0 +1,89 @@
+"""One call of torch.onnx: a module and sample inputs in, a graph with named axes out, and nothing said meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from edgeport.errors import ExportError
+from torch import Tensor, nn
+
+from edgeport_export.capture.obstacles import around_obstacles
+
+__all__ = ["quiet", "trace"]
+
+_LOUD = (
+    "onnxscript",
+    "torch.export",
+    "torch.onnx",
+    "torch.onnx._internal.exporter._registration",
+    "transformers",
+    "transformers.exporters",
+)
+
+
+def trace(head: Any, inputs: Sequence[Tensor], axes: Sequence[dict[int, str]] | None, *, opset: int) -> ir.Model:
+    """Trace ``head``.
+
+    Args:
+        head: A module in eval mode around a transformers model, ``head.model``; it takes the tensors that
+            ``head.names`` lists and returns those of ``head.outputs``.
+        inputs: A sample for each of its names.
+        axes: For each input, the names of its open axes; None keeps the sample's shapes.
+        opset: ONNX opset of the result.
+
+    Raises:
+        Exception: whatever torch.onnx raises on a model that it cannot trace.
+    """
+    assert isinstance(head, nn.Module)
+    with quiet(), _no_garbage_collection(), torch.no_grad(), around_obstacles(head.model):
+        program = torch.onnx.export(
+            head,
+            tuple(inputs),
+            dynamo=True,
+            input_names=list(head.names),
+            output_names=list(head.outputs),
+            dynamic_shapes=None if axes is None else (tuple(axes),),
+            opset_version=opset,
+            optimize=False,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("torch.onnx returned no program")
+    return program.model
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Tracing makes millions of objects that live to its end: collecting them in between is a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """torch.onnx and transformers warn about each other on every trace; what matters comes as an exception."""
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        # torch.export prints the graph of what it could not trace.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
