@@ -22,6 +22,7 @@ from edgeport_export.source import Source
 
 __all__ = ["capture_record", "machine", "manifest", "write_tokenizer"]
 
+_ATTENTIONS = ("MultiHeadAttention", "GroupQueryAttention")
 _ONNX_DTYPES = {ir.DataType.INT64: "int64", ir.DataType.INT32: "int32", ir.DataType.FLOAT: "float32"}
 
 
@@ -64,7 +65,7 @@ def manifest(
 
 def capture_record(captured: Captured, prepared: ir.Model) -> dict[str, Any]:
     """How the graph came about; attention that a pass fused afterwards counts as well."""
-    fused = sum(node.op_type == "MultiHeadAttention" for node in prepared.graph)
+    fused = sum(node.op_type in _ATTENTIONS for node in prepared.graph)
     return {"path": captured.path, "fused_attentions": fused, "reason": captured.reason}
 
 

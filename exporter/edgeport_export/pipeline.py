@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from edgeport.bundle import BundleWriter, Manifest, Variant
 from edgeport.errors import ExportError, ValidationError
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgeport_export import package
-from edgeport_export.capture import capture
+from edgeport_export.capture import Captured, capture, capture_decoder
 from edgeport_export.card import model_card
+from edgeport_export.decoder_runner import DecoderRunner
 from edgeport_export.graph_io import (
     MIN_ONNXRUNTIME,
     operator_counts,
@@ -81,11 +84,12 @@ def export(
             source = load_source(model, recipe, tokenizer=tokenizer)
             head = ExportHead(source)
         progress.note(f"{type(source.model).__name__}, {_parameters(source)} parameters, task {source.task.name}")
-        maskable = _hides_padding(head, source, progress)
+        # A model that writes text is padded outside of what it sees, whatever its mask does.
+        maskable = source.task.generates or _hides_padding(head, source, progress)
         try:
             made = _make(head, source, recipe, writer.directory, progress)
         except ExportError as e:
-            if not _shapes_may_be_why(e, recipe):
+            if not _shapes_may_be_why(e, source, recipe):
                 raise
             recipe = replace(recipe, fixed_shape=(1, min(source.max_length, _FIXED_LENGTH)))
             shape = "{}x{}".format(*recipe.fixed_shape or ())
@@ -125,8 +129,7 @@ def _make(head: ExportHead, source: Source, recipe: Recipe, directory: Path, pro
     """Capture, optimize, and make and judge every variant."""
     reference = _run_original(head, source, recipe, progress)
     with progress.stage("capture", "Capture the graph"):
-        sample = capture_batch(source, recipe.fixed_shape)
-        captured = capture(head, sample, opset=recipe.opset, fixed=recipe.fixed_shape is not None)
+        captured = _capture(head, source, recipe)
     with progress.stage("optimize", "Optimize the graph"):
         base = run_passes(captured.model, PREPARE)
     made = _Made(base.graph, package.capture_record(captured, base))
@@ -146,8 +149,17 @@ def _make(head: ExportHead, source: Source, recipe: Recipe, directory: Path, pro
     return made
 
 
-def _shapes_may_be_why(error: ExportError, recipe: Recipe) -> bool:
+def _capture(head: ExportHead, source: Source, recipe: Recipe) -> Captured:
+    if source.task.generates:
+        return capture_decoder(source.model, opset=recipe.opset)
+    sample = capture_batch(source, recipe.fixed_shape)
+    return capture(head, sample, opset=recipe.opset, fixed=recipe.fixed_shape is not None)
+
+
+def _shapes_may_be_why(error: ExportError, source: Source, recipe: Recipe) -> bool:
     """Whether the same export might do for inputs of one shape: not if int8 alone was refused for its precision."""
+    if source.task.generates:
+        return False
     return recipe.fixed_shape is None and (not isinstance(error, ValidationError) or "fp32" in recipe.precisions)
 
 
@@ -190,10 +202,10 @@ def _make_variant(
     verdict = None
     if reference is not None:
         with progress.stage("validate", f"Compare {precision} with the original"):
-            run = runner(directory / name, source.task.outputs)
+            run = _open(directory / name, base, source)
             verdict = validate(run, reference, source.task, recipe.limits[precision])
             measured["parity"] = {**verdict.figures.to_dict(), "limits": asdict(recipe.limits[precision])}
-            measured["latency"] = _latency(run, timing_batches(source, recipe.fixed_shape))
+            measured["latency"] = {"milliseconds": _times(run, source, recipe), "provider": "cpu"}
             del run
             return_freed_memory()
     variant = Variant(
@@ -210,10 +222,19 @@ def _make_variant(
     return variant, verdict
 
 
-def _latency(run: Any, batches: Sequence[Batch]) -> dict[str, Any]:
-    """Median milliseconds by batch x tokens."""
-    timed = {"x".join(map(str, b["input_ids"].shape)): round(time_run(run, b), 3) for b in batches}
-    return {"milliseconds": timed, "provider": "cpu"}
+def _open(path: Path, base: ir.Model, source: Source) -> Callable[[Batch], list[NDArray[np.float32]]]:
+    """The graph on the CPU: a batch to its outputs."""
+    if source.task.generates:
+        return DecoderRunner(path, base.graph, source.task_options)
+    return runner(path, source.task.outputs)
+
+
+def _times(run: Callable[[Batch], list[NDArray[np.float32]]], source: Source, recipe: Recipe) -> dict[str, float]:
+    """Median milliseconds, by batch x tokens or by what a text generator does."""
+    batches = timing_batches(source, recipe.fixed_shape)
+    if isinstance(run, DecoderRunner):
+        return run.time([batch["input_ids"][0].tolist() for batch in batches])
+    return {"x".join(map(str, b["input_ids"].shape)): round(time_run(run, b), 3) for b in batches}
 
 
 def _require_something(made: _Made) -> None:
@@ -238,12 +259,19 @@ def _validation_record(reference: Reference | None, refused: dict[str, str]) -> 
     }
 
 
+_HOW = {
+    "fused": "attention fused by construction",
+    "written-out": "attention written out as plain operators",
+    "fallback": "captured by transformers.exporters",
+    "plugged": "attention and cache in one operator by construction",
+    "appended": "attention written out, the cache appended to",
+    "uncached": "without a cache: every token reads the whole text again",
+}
+
+
 def _capture_note(record: Mapping[str, Any]) -> str:
-    if record["path"] == "fused":
-        return f"{record['fused_attentions']} attentions fused by construction"
-    how = {"written-out": "attention written out as plain operators", "fallback": "captured by transformers.exporters"}
-    fused = f"; {record['fused_attentions']} attentions fused afterwards" if record["fused_attentions"] else ""
-    return f"{how[record['path']]}{fused}: {record['reason']}"
+    fused = f", {record['fused_attentions']} attentions fused" if record["fused_attentions"] else ""
+    return _HOW[record["path"]] + fused + (f": {record['reason']}" if record["reason"] else "")
 
 
 def _parameters(source: Source) -> str:

@@ -48,7 +48,8 @@ def input_names(source: Source) -> tuple[str, ...]:
     """The graph's inputs, in order: what the tokenizer gives and the model takes."""
     given = source.tokenizer(SENTENCES[0]).keys()
     taken = inspect.signature(source.model.forward).parameters
-    return tuple(name for name in _TOKENIZER_INPUTS if name in given and name in taken)
+    known = _TOKENIZER_INPUTS[:2] if source.task.generates else _TOKENIZER_INPUTS
+    return tuple(name for name in known if name in given and name in taken)
 
 
 def capture_batch(source: Source, shape: tuple[int, int] | None = None) -> Batch:
@@ -66,6 +67,13 @@ def validation_batches(source: Source, shape: tuple[int, int] | None = None) -> 
         texts = (SENTENCES * rows)[: 2 * rows]
         return [_encode(source, texts[i : i + rows], length=length, rows=rows) for i in range(0, 2 * rows, rows)]
     longest = min(source.max_length, 512)
+    if source.task.generates:  # every token's logits are as wide as the vocabulary: less of it
+        return [
+            _encode(source, SENTENCES[:1]),
+            _encode(source, SENTENCES[:4]),
+            _encode(source, SENTENCES[4:6], length=min(longest, 48)),
+            _encode(source, (" ".join(SENTENCES * 4),), length=min(longest, 128)),
+        ]
     batches = [
         _encode(source, SENTENCES[:1]),
         _encode(source, SENTENCES[:4]),
@@ -123,7 +131,8 @@ def _encode(
         array = np.full((len(texts), width), fill[name], dtype=np.int64)
         for row, e in zip(array, encoded, strict=True):
             ids = e[name]
-            row[slice(width - len(ids), None) if tokenizer.padding_side == "left" else slice(len(ids))] = ids
+            left = tokenizer.padding_side == "left" and not source.task.generates
+            row[slice(width - len(ids), None) if left else slice(len(ids))] = ids
         batch[name] = array
     _check_vocabulary(source, int(batch["input_ids"].max()))
     return batch

@@ -18,6 +18,7 @@ from edgeport.errors import ExportError, UsageError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from edgeport_export.generation import generation_options
 from edgeport_export.messages import first_line
 from edgeport_export.recipe import Recipe
 from edgeport_export.sentence import SentenceHead, load_sentence_head
@@ -80,6 +81,8 @@ def load_source(
     source.max_length = _max_length(source)
     if task.name == "sentence-embedding":
         _add_sentence_head(source, name, modules, recipe)
+    if task.generates:
+        source.task_options = generation_options(source.model, source.tokenizer)
     return source
 
 
@@ -121,6 +124,8 @@ def _from_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rec
     source.max_length = _max_length(source)
     if task.name == "sentence-embedding":
         source.sentence_head = SentenceHead.mean_pooling()
+    if task.generates:
+        source.task_options = generation_options(source.model, source.tokenizer)
     return source
 
 

@@ -69,6 +69,8 @@ class ExportTask:
     top_axis: int | None = None
     """The axis over which the predicted label is the largest value; None where there is no label."""
     has_labels: bool = False
+    generates: bool = False
+    """Whether the model writes text, token by token, with a cache."""
     options: Callable[[PretrainedConfig], dict[str, Any]] = _no_options
 
 
@@ -125,6 +127,15 @@ TASKS: Mapping[str, ExportTask] = {
             has_labels=True,
             options=_ranking_options,
         ),
+        ExportTask(
+            "text-generation",
+            "AutoModelForCausalLM",
+            "ForCausalLM",
+            ("logits",),
+            (True,),
+            top_axis=-1,
+            generates=True,
+        ),
     )
 }
 
@@ -140,6 +151,8 @@ _SYNONYMS = {
     "cross-encoder": "text-ranking",
     "reranking": "text-ranking",
     "nli": "zero-shot-classification",
+    "causal-lm": "text-generation",
+    "chat": "text-generation",
 }
 
 
@@ -191,7 +204,8 @@ def infer_task(
 
 def _serves(task: ExportTask, architecture: str) -> bool:
     """Whether transformers files the architecture under the task, or its name looks like it (remote code)."""
-    if architecture.endswith(("LMHeadModel", "ForConditionalGeneration")) and "WithLMHead" not in architecture:
+    generators = ("ForConditionalGeneration",) if task.generates else ("LMHeadModel", "ForConditionalGeneration")
+    if architecture.endswith(generators) and "WithLMHead" not in architecture:
         return False  # a generator, although some of these are filed under the masked models as well
     mapping = getattr(transformers, task.auto_class)._model_mapping._model_mapping
     filed = {name for names in mapping.values() for name in (names if isinstance(names, tuple) else (names,))}

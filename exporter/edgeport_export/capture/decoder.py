@@ -10,7 +10,7 @@ Three forms, the best that a model takes:
 
 Inputs and outputs by form, as the runtime's ``edgeport.generate`` takes them up:
 
-    all         input_ids (batch, new) int64; logits_at (batch, wanted) int64: which of the new positions to predict from
+    all         input_ids (batch, new) int64; logits_at (batch, wanted) int64: the new positions to predict from
                 -> logits (batch, wanted, vocabulary)
     plugged     position_ids (batch, new) int64; last (batch,) int32; total () int32
     appended    attention_mask (batch, new) int64; past_mask (batch, past) int64; position_ids (batch, new) int64
@@ -23,7 +23,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -35,10 +34,11 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from edgeport_export.capture.attention import fused_attention
 from edgeport_export.capture.cached_attention import PluggedCache, cached_attention, serving
+from edgeport_export.capture.graph import Captured
 from edgeport_export.capture.tracing import trace
 from edgeport_export.messages import first_line, root_cause
 
-__all__ = ["FORMS", "CapturedDecoder", "DecoderHead", "capture_decoder"]
+__all__ = ["FORMS", "DecoderHead", "capture_decoder"]
 
 FORMS = ("plugged", "appended", "uncached")
 
@@ -47,17 +47,6 @@ _PAST, _NEW, _ROWS = 5, 3, 2
 
 CacheShapes = list[tuple[tuple[int, int], tuple[int, int]]]
 """For each layer (heads, head size) of the keys and of the values."""
-
-
-@dataclass
-class CapturedDecoder:
-    """A graph and how it came about."""
-
-    model: ir.Model
-    form: str
-    """One of ``FORMS``."""
-    reason: str
-    """Why not a better form; empty for ``plugged``."""
 
 
 class DecoderHead(nn.Module):
@@ -141,7 +130,7 @@ class DecoderHead(nn.Module):
         return [{**known, **tensors}[name] for name in self.names]
 
 
-def capture_decoder(model: PreTrainedModel, *, opset: int) -> CapturedDecoder:
+def capture_decoder(model: PreTrainedModel, *, opset: int) -> Captured:
     """Capture ``model``, in eval mode, in the best form that it takes.
 
     Raises:
@@ -156,7 +145,7 @@ def capture_decoder(model: PreTrainedModel, *, opset: int) -> CapturedDecoder:
     ladder.append(("uncached", lambda: _traced(DecoderHead(model, "uncached", []), opset)))
     for form, attempt in ladder:
         try:
-            return CapturedDecoder(attempt(), form, "; ".join(reasons))
+            return Captured(attempt(), form, 0, "; ".join(reasons))
         except Exception as e:
             reasons.append(f"not {form}: {first_line(root_cause(e), 160)}")
     raise ExportError(f"{type(model).__name__} cannot be exported for text-generation ({'; '.join(reasons)}).")

@@ -25,11 +25,25 @@ def around_obstacles(model: nn.Module) -> Iterator[None]:
     try:
         for module in ours:
             vars(module)["len"] = _len
-        with _TorchCalls():
+        with _TorchCalls(), _traceable_experts(model):
             yield
     finally:
         for module in ours:
             del vars(module)["len"]
+
+
+@contextlib.contextmanager
+def _traceable_experts(model: nn.Module) -> Iterator[None]:
+    """Mixtures of experts as one product of gathered weights: the grouped product has no operator in ONNX."""
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values()
+    before = [(c, c._experts_implementation) for c in configs if getattr(c, "_experts_implementation", None)]
+    try:
+        for config, _ in before:
+            config._experts_implementation_internal = "batched_mm"
+        yield
+    finally:
+        for config, implementation in before:
+            config._experts_implementation_internal = implementation
 
 
 def _len(value: Any) -> Any:

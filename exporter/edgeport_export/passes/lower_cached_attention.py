@@ -27,7 +27,10 @@ class LowerCachedAttention(ir.passes.InPlacePass):
 def _lower(graph: ir.Graph, node: ir.Node) -> None:
     query, key, value, past_key, past_value, last, total, sinks = (*node.inputs, None)[:8]
     output, *presents = node.outputs
-    assert query is not None and query.shape is not None and key is not None and key.shape is not None
+    assert query is not None
+    assert query.shape is not None
+    assert key is not None
+    assert key.shape is not None
     heads, kv_heads, width = query.shape[1], key.shape[1], query.shape[3]
     if not isinstance(heads, int) or not isinstance(kv_heads, int) or not isinstance(width, int):
         raise ValueError(f"attention {node.name} has {heads} heads of size {width}: both must be known")

@@ -4,7 +4,7 @@ from edgeport.session.cpu import cpu_features, processor_name, usable_threads
 from edgeport.session.open_graph import open_graph
 from edgeport.session.providers import PROVIDERS, Provider, resolve_providers
 from edgeport.session.report import Report
-from edgeport.session.session import Session, open_session
+from edgeport.session.session import Session, open_plain_session, open_session
 
 __all__ = [
     "PROVIDERS",
@@ -13,6 +13,7 @@ __all__ = [
     "Session",
     "cpu_features",
     "open_graph",
+    "open_plain_session",
     "open_session",
     "processor_name",
     "resolve_providers",

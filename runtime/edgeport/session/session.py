@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from edgeport.bundle import Bundle
 from edgeport.errors import BundleError, EdgeportError, InputError, UsageError
+from edgeport.session.binding import Binding
 from edgeport.session.cpu import cpu_features, usable_threads
 from edgeport.session.memory import peak_rss, rss
 from edgeport.session.open_graph import first_line, node_counts, open_graph
@@ -21,7 +23,7 @@ from edgeport.session.select import Choice, choose_variant
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["Session", "open_session"]
+__all__ = ["Session", "open_plain_session", "open_session"]
 
 Array = npt.NDArray[Any]
 
@@ -74,6 +76,14 @@ def open_session(
     return Session(graph, choice, asked, threads, manifest.variants[choice.name].size_bytes)
 
 
+def open_plain_session(path: Path, *, threads: int | None = None) -> Session:
+    """Open a graph that is in no bundle yet, on the CPU."""
+    threads = threads or usable_threads()
+    providers = resolve_providers(None)
+    graph = open_graph(path, providers=providers, threads=threads)
+    return Session(graph, Choice(path.name, "the only one"), providers, threads, path.stat().st_size)
+
+
 class Session:
     """An open graph. Several threads may call ``run`` at once."""
 
@@ -113,6 +123,16 @@ class Session:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
             raise InputError(f"the graph does not run on {shapes} ({first_line(e)}).") from e
         return dict(zip(self.output_names, values, strict=True))
+
+    def bind(self) -> Binding:
+        """A loop's own arrays for this graph.
+
+        Raises:
+            UsageError: the session is closed.
+        """
+        if self._graph is None:
+            raise UsageError("the session is closed: open the bundle again.")
+        return Binding(self._graph)
 
     def report(self) -> Report:
         """How the graph runs here."""

@@ -1,0 +1,87 @@
+"""Graphs that write text, run with their cache as the runtime would: to compare them and to time them.
+
+A variant is compared with the original as any other: a batch of texts in, the logits of every token out. Here part of
+each text is read as a prompt and the rest token by token, so that what is compared is the cache as well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from edgeport.errors import ExportError
+from edgeport.generate import cache_shapes, open_decoder
+from edgeport.session import open_plain_session
+from numpy.typing import NDArray
+
+from edgeport_export.messages import first_line
+from edgeport_export.samples import Batch
+
+__all__ = ["DecoderRunner"]
+
+_STEPS = 3
+"""Tokens of each text that are read one by one."""
+
+
+class DecoderRunner:
+    """A graph with its cache, run as the runtime would on the CPU."""
+
+    def __init__(self, path: Path, graph: ir.Graph, options: Mapping[str, Any]) -> None:
+        """Open the graph.
+
+        Raises:
+            ExportError: ONNX Runtime refuses it.
+        """
+        try:
+            session = open_plain_session(path)
+        except Exception as e:
+            raise ExportError(f"onnxruntime refuses {path.name} ({first_line(e)}): report this model.") from e
+        self._name = path.name
+        shapes = {str(v.name): tuple(v.shape or ()) for v in graph.inputs}
+        self._decoder = open_decoder(
+            session, cache_shapes(shapes), vocab_size=options["vocab_size"], context_length=options["context_length"]
+        )
+
+    def __call__(self, batch: Batch) -> list[NDArray[np.float32]]:
+        """The logits, (batch, sequence, vocabulary); zeros at the padding, which is on the right.
+
+        Raises:
+            ExportError: the graph does not run.
+        """
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        rows = [line[m.astype(bool)].tolist() for line, m in zip(ids, mask, strict=True)]
+        steps = min(_STEPS, min(map(len, rows)) - 1)
+        try:
+            read = self._decoder.score([row[: len(row) - steps] for row in rows])
+            after = [self._decoder.step(np.array([row[i - steps] for row in rows])) for i in range(steps)]
+        except Exception as e:
+            raise ExportError(f"{self._name} does not run on inputs of {ids.shape} ({first_line(e)}).") from e
+        logits = np.zeros((*ids.shape, self._decoder.vocab_size), np.float32)
+        for line, row, prompt, number in zip(logits, rows, read, range(len(rows)), strict=True):
+            line[: len(prompt)] = prompt
+            for i, step in enumerate(after):
+                line[len(row) - steps + i] = step[number]
+        return [logits]
+
+    def time(self, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
+        """Median milliseconds of reading each prompt, and of a token after the longest. An indication."""
+        found = {}
+        for prompt in prompts:
+            samples = []
+            for _ in range(4):
+                self._decoder.tokens = []  # nothing shared with the last time
+                start = time.perf_counter()
+                self._decoder.start([prompt], room=16)
+                samples.append((time.perf_counter() - start) * 1e3)
+            found[f"prompt of {len(prompt)}"] = round(float(np.median(samples[1:])), 3)
+        samples = []
+        for _ in range(12):
+            start = time.perf_counter()
+            self._decoder.step(np.array([prompts[-1][0]]))
+            samples.append((time.perf_counter() - start) * 1e3)
+        found["token"] = round(float(np.median(samples[2:])), 3)
+        return found

@@ -1,0 +1,32 @@
+"""What a model brings along for writing text: sizes, defaults and chat template, as data for the bundle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["generation_options"]
+
+
+def generation_options(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The task's options in the bundle: vocabulary and context in tokens, the model's defaults, its chat template."""
+    config = model.config.get_text_config()
+    context = next(
+        (
+            int(value)
+            for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "seq_length")
+            if isinstance(value := getattr(config, name, None), int) and value > 0
+        ),
+        None,
+    )
+    defaults = model.generation_config.to_diff_dict() if model.generation_config is not None else {}
+    kinds = (bool, int, float, str, list)
+    plain = {k: v for k, v in defaults.items() if isinstance(v, kinds) and not k.startswith("_")}
+    template = getattr(tokenizer, "chat_template", None)
+    return {
+        "vocab_size": int(config.vocab_size),
+        "context_length": context,
+        "generation": {k: v for k, v in plain.items() if k != "transformers_version"},
+        "chat_template": template if isinstance(template, str) else None,
+    }
