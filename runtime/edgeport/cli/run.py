@@ -131,7 +131,10 @@ def _json_or_text(value: str) -> Any:
 
 def _check_options(pipe: Any, options: Mapping[str, Any]) -> None:
     """Refuse an option that the pipeline does not take, in words, before Python does it in its own."""
-    known = list(inspect.signature(pipe).parameters)[1:]  # the first is the text
+    parameters = list(inspect.signature(pipe).parameters.values())[1:]  # the first is the text
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return  # it knows its options itself
+    known = [p.name for p in parameters]
     for key in options:
         if key not in known:
             raise UsageError(f"{pipe.task} has no option {key!r}: it takes {', '.join(known)}.")

@@ -6,6 +6,7 @@ from edgeport.tasks.fill_mask import FillMask
 from edgeport.tasks.question_answering import QuestionAnswering
 from edgeport.tasks.sentence_embedding import SentenceEmbedding
 from edgeport.tasks.text_classification import TextClassification
+from edgeport.tasks.text_generation import TextGeneration
 from edgeport.tasks.text_ranking import TextRanking
 from edgeport.tasks.token_classification import TokenClassification
 from edgeport.tasks.zero_shot_classification import ZeroShotClassification
@@ -18,6 +19,7 @@ TASKS: dict[str, type[Pipeline]] = {
     "question-answering": QuestionAnswering,
     "sentence-embedding": SentenceEmbedding,
     "text-classification": TextClassification,
+    "text-generation": TextGeneration,
     "text-ranking": TextRanking,
     "token-classification": TokenClassification,
     "zero-shot-classification": ZeroShotClassification,

@@ -1,7 +1,8 @@
-"""What all pipelines share: from inputs to rows, from rows to batches, through the session, and back in order.
+"""What pipelines share: all of them (``Pipeline``), and those that read texts in batches (``ReadingPipeline``).
 
-Knows no task. A task says how an item becomes rows (``_encode``), what to keep of a row's outputs (``_read``), and how
-what was kept becomes the result (``_finish``). All three see the call's options, a frozen dataclass of the task's own.
+Knows no task. A reading task says how an item becomes rows (``_encode``), what to keep of a row's outputs (``_read``),
+and how what was kept becomes the result (``_finish``). All three see the call's options, a frozen dataclass of the
+task's own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from edgeport.text import Padding, TextEncoder, Truncation, plan
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-__all__ = ["Array", "Pipeline", "Runner"]
+__all__ = ["Array", "Pipeline", "ReadingPipeline", "Runner"]
 
 Array = npt.NDArray[Any]
 
@@ -31,8 +32,14 @@ Array = npt.NDArray[Any]
 class Runner(Protocol):
     """What a pipeline needs of a session."""
 
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
     def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Run the graph; several threads may call it at once."""
+
+    def bind(self) -> Any:
+        """A loop's own arrays for the graph, see ``edgeport.session.Binding``."""
 
     def report(self) -> Any:
         """How the graph runs here."""
@@ -47,12 +54,6 @@ class Pipeline(ABC):
     task: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]
     """Outputs of the graph that the task reads."""
-    per_token: ClassVar[bool] = False
-    """Whether the outputs have one row a token; ``_read`` then sees the row's own tokens and no padding."""
-    labelled: ClassVar[bool] = False
-    """Whether the last axis of the first output has one number for each of the manifest's labels."""
-    max_tokens: ClassVar[int] = 2**15
-    """Most tokens in a batch, padding included: bounds the memory of long texts in large batches."""
 
     def __init__(self, bundle: Bundle, runner: Runner, text: TextEncoder, *, batch_size: int = 32) -> None:
         """Put the parts together.
@@ -64,33 +65,19 @@ class Pipeline(ABC):
             batch_size: Most rows that run at once.
 
         Raises:
-            BundleError: the graph is not one of this task, or does not fit the labels.
+            BundleError: the graph is not one of this task.
             UsageError: ``batch_size`` is not a positive integer.
         """
-        manifest = bundle.manifest
-        shapes = {output.name: output.shape for output in manifest.outputs}
-        missing = sorted(set(self.outputs) - set(shapes))
+        missing = sorted(set(self.outputs) - {output.name for output in bundle.manifest.outputs})
         if missing:
             raise BundleError(
                 f"the graph has no output {', '.join(missing)}, which {self.task} needs: export it again."
             )
-        classes = shapes[self.outputs[0]][-1]
-        if self.labelled and isinstance(classes, int) and classes != len(manifest.labels):
-            raise BundleError(
-                f"the graph has {classes} classes and the bundle {len(manifest.labels)} labels: export again."
-            )
         self.bundle = bundle
         self._runner = runner
         self._text = text
-        self._options = manifest.task_options
-        self._labels = manifest.labels
+        self._options = bundle.manifest.task_options
         self._batch_size = positive("batch_size", batch_size)
-        self._padding = Padding(
-            text.spec,
-            [t.name for t in manifest.inputs],
-            max_length=text.max_length,
-            maskable=text.spec.maskable_padding,
-        )
         self._closed = False
 
     @abstractmethod
@@ -98,29 +85,12 @@ class Pipeline(ABC):
         """Run the model on one item, a list of items, or an iterator of items."""
 
     @abstractmethod
-    def _encode(self, items: list[Any], options: Any) -> list[list[Encoding]]:
-        """The rows of each item."""
-
-    @abstractmethod
-    def _finish(self, item: Any, kept: list[Any], options: Any) -> Any:
-        """The item's result, of what ``_read`` kept of each of its rows."""
-
-    def _read(self, row: Encoding, values: tuple[Array, ...], options: Any) -> Any:
-        """What to keep of a row's outputs, in the order of ``outputs`` and without the batch axis.
-
-        The arrays are views into the batch's: a copy of the part that matters lets the rest go.
-        """
-        return values[0]
+    def warm_up(self, lengths: Sequence[int] = (8, 32, 128)) -> None:
+        """Run the model once at each length (in tokens), so that the first real call is as fast as the later ones."""
 
     def report(self) -> Any:
         """Variant, provider of every node, threads and memory, as the session tells them."""
         return self._runner.report()
-
-    def warm_up(self, lengths: Sequence[int] = (8, 32, 128)) -> None:
-        """Run the model once at each length (in tokens), so that the first real call is as fast as the later ones."""
-        for length in sorted({min(n, self._text.max_length) for n in lengths}, reverse=True):
-            row = self._text.encode(["a " * length], truncation=Truncation(length, asked=True))[0][0]
-            self._runner.run(self._padding.feeds([row], self._padding.length(len(row))))
 
     def close(self) -> None:
         """Close the session; later calls are refused."""
@@ -138,6 +108,63 @@ class Pipeline(ABC):
     def __repr__(self) -> str:
         return f"<edgeport pipeline {self.task!r} of {self.bundle.manifest.source.id!r}>"
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the pipeline is closed: load the bundle again.")
+
+
+class ReadingPipeline(Pipeline):
+    """Reads texts in batches, sorted by length, and answers in their order."""
+
+    per_token: ClassVar[bool] = False
+    """Whether the outputs have one row a token; ``_read`` then sees the row's own tokens and no padding."""
+    labelled: ClassVar[bool] = False
+    """Whether the last axis of the first output has one number for each of the manifest's labels."""
+    max_tokens: ClassVar[int] = 2**15
+    """Most tokens in a batch, padding included: bounds the memory of long texts in large batches."""
+
+    def __init__(self, bundle: Bundle, runner: Runner, text: TextEncoder, *, batch_size: int = 32) -> None:
+        """See ``Pipeline``.
+
+        Raises:
+            BundleError: the graph does not fit the labels either.
+        """
+        super().__init__(bundle, runner, text, batch_size=batch_size)
+        manifest = bundle.manifest
+        shapes = {output.name: output.shape for output in manifest.outputs}
+        classes = shapes[self.outputs[0]][-1]
+        if self.labelled and isinstance(classes, int) and classes != len(manifest.labels):
+            raise BundleError(
+                f"the graph has {classes} classes and the bundle {len(manifest.labels)} labels: export again."
+            )
+        self._labels = manifest.labels
+        self._padding = Padding(
+            text.spec,
+            [t.name for t in manifest.inputs],
+            max_length=text.max_length,
+            maskable=text.spec.maskable_padding,
+        )
+
+    @abstractmethod
+    def _encode(self, items: list[Any], options: Any) -> list[list[Encoding]]:
+        """The rows of each item."""
+
+    @abstractmethod
+    def _finish(self, item: Any, kept: list[Any], options: Any) -> Any:
+        """The item's result, of what ``_read`` kept of each of its rows."""
+
+    def _read(self, row: Encoding, values: tuple[Array, ...], options: Any) -> Any:
+        """What to keep of a row's outputs, in the order of ``outputs`` and without the batch axis.
+
+        The arrays are views into the batch's: a copy of the part that matters lets the rest go.
+        """
+        return values[0]
+
+    def warm_up(self, lengths: Sequence[int] = (8, 32, 128)) -> None:
+        for length in sorted({min(n, self._text.max_length) for n in lengths}, reverse=True):
+            row = self._text.encode(["a " * length], truncation=Truncation(length, asked=True))[0][0]
+            self._runner.run(self._padding.feeds([row], self._padding.length(len(row))))
+
     def _map(self, inputs: Any, options: Any, batch_size: int | None) -> Any:
         """A list gives a list, an iterator gives a lazy iterator, anything else is one item."""
         size = self._batch_size if batch_size is None else positive("batch_size", batch_size)
@@ -152,8 +179,7 @@ class Pipeline(ABC):
             yield from self._run(chunk, options, batch_size)
 
     def _run(self, items: list[Any], options: Any, batch_size: int) -> list[Any]:
-        if self._closed:
-            raise UsageError("the pipeline is closed: load the bundle again.")
+        self._check_open()
         if not items:
             return []
         rows_of = self._encode(items, options)

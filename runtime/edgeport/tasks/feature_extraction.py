@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeport.errors import UsageError
-from edgeport.tasks.base import Array, Pipeline
+from edgeport.tasks.base import Array, ReadingPipeline
 from edgeport.tasks.options import truncation_of
 from edgeport.text import Truncation
 
@@ -23,7 +23,7 @@ class _Options:
     truncation: Truncation
 
 
-class FeatureExtraction(Pipeline):
+class FeatureExtraction(ReadingPipeline):
     """Graph output ``last_hidden_state`` (batch, sequence, hidden)."""
 
     task = "feature-extraction"

@@ -12,7 +12,7 @@ import numpy as np
 from edgeport.bundle import Bundle
 from edgeport.errors import BundleError, InputError, UsageError
 from edgeport.tasks.activations import softmax
-from edgeport.tasks.base import Array, Pipeline, Runner
+from edgeport.tasks.base import Array, ReadingPipeline, Runner
 from edgeport.tasks.options import positive, truncation_of
 from edgeport.text import TextEncoder, Truncation
 
@@ -40,7 +40,7 @@ class _Kept:
     """(masks, candidates)."""
 
 
-class FillMask(Pipeline):
+class FillMask(ReadingPipeline):
     """Graph output ``logits`` (batch, sequence, vocabulary)."""
 
     task = "fill-mask"

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeport.errors import InputError, UsageError
 from edgeport.tasks.answers import Spans, likely_spans
-from edgeport.tasks.base import Array, Pipeline
+from edgeport.tasks.base import Array, ReadingPipeline
 from edgeport.tasks.options import positive
 from edgeport.text import Truncation
 
@@ -41,7 +41,7 @@ class _Question:
     context: str
 
 
-class QuestionAnswering(Pipeline):
+class QuestionAnswering(ReadingPipeline):
     """Graph outputs ``start_logits`` and ``end_logits`` (batch, sequence)."""
 
     task = "question-answering"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeport.errors import UsageError
-from edgeport.tasks.base import Array, Pipeline
+from edgeport.tasks.base import Array, ReadingPipeline
 from edgeport.tasks.options import positive
 from edgeport.tasks.similarity import similarity
 
@@ -28,7 +28,7 @@ class _Options:
     dimensions: int | None
 
 
-class SentenceEmbedding(Pipeline):
+class SentenceEmbedding(ReadingPipeline):
     """Graph output ``sentence_embedding`` (batch, dimensions).
 
     Task options: ``prompts`` (name to text), ``default_prompt_name``, ``similarity_fn_name``.

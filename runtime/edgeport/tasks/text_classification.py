@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeport.errors import InputError
 from edgeport.tasks.activations import activation
-from edgeport.tasks.base import Array, Pipeline
+from edgeport.tasks.base import Array, ReadingPipeline
 from edgeport.tasks.options import positive
 from edgeport.text import Truncation
 
@@ -27,7 +27,7 @@ class _Options:
     truncation: Truncation
 
 
-class TextClassification(Pipeline):
+class TextClassification(ReadingPipeline):
     """Graph output ``logits`` (batch, labels); task option ``function_to_apply`` turns them into scores."""
 
     task = "text-classification"

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeport.errors import InputError, UsageError
 from edgeport.tasks.activations import activation
-from edgeport.tasks.base import Array, Pipeline
+from edgeport.tasks.base import Array, ReadingPipeline
 from edgeport.tasks.options import positive
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["TextRanking"]
 
 
-class TextRanking(Pipeline):
+class TextRanking(ReadingPipeline):
     """Graph output ``logits`` (batch, classes), one class as a rule; task option ``function_to_apply``."""
 
     task = "text-ranking"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeport.errors import InputError, UsageError
 from edgeport.tasks.activations import softmax
-from edgeport.tasks.base import Array, Pipeline
+from edgeport.tasks.base import Array, ReadingPipeline
 from edgeport.tasks.spans import STRATEGIES, Token, drop_overlaps, entities
 from edgeport.text import Truncation
 
@@ -31,7 +31,7 @@ class _Options:
     """What stands between the words of a text that comes split; None for whole texts."""
 
 
-class TokenClassification(Pipeline):
+class TokenClassification(ReadingPipeline):
     """Graph output ``logits`` (batch, sequence, labels)."""
 
     task = "token-classification"

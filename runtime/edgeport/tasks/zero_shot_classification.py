@@ -15,7 +15,7 @@ import numpy as np
 from edgeport.bundle import Bundle
 from edgeport.errors import InputError, UsageError
 from edgeport.tasks.activations import softmax
-from edgeport.tasks.base import Array, Pipeline, Runner
+from edgeport.tasks.base import Array, ReadingPipeline, Runner
 from edgeport.text import TextEncoder, Truncation
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class _Options:
     multi_label: bool
 
 
-class ZeroShotClassification(Pipeline):
+class ZeroShotClassification(ReadingPipeline):
     """Graph output ``logits`` (batch, classes); task option ``entailment_id`` is the class, -1 where unknown."""
 
     task = "zero-shot-classification"

@@ -46,6 +46,11 @@ class TextEncoder:
         self.marks_subwords = bool(getattr(tokenizer.model, "continuing_subword_prefix", None))
         """Whether tokens inside a word carry a prefix such as ``##``."""
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The library's own object, to decode with; its settings are not to be changed."""
+        return self._tokenizer
+
     @classmethod
     def open(cls, path: Path, spec: TextSpec) -> TextEncoder:
         """Load the tokenizer in ``path``.
@@ -90,6 +95,14 @@ class TextEncoder:
         given = iter(self._tokenize([p for p in pairs if p is not None], offsets))
         seconds = [None if p is None else next(given) for p in pairs]
         return [self._finish(a, b, truncation) for a, b in zip(firsts, seconds, strict=True)]
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of a text that a model is to go on with: special tokens added, nothing cut, possibly none at all.
+
+        Raises:
+            InputError: the text is not valid Unicode.
+        """
+        return list(self._processor.process(self._tokenize([text], offsets=False)[0]).ids)
 
     def encode_words(self, words: Sequence[str], *, truncation: Truncation = _DEFAULT) -> list[Encoding]:
         """The rows of a text that is already split into words; offsets count from the start of each word."""

@@ -1,0 +1,240 @@
+"""Text that goes on: prompts or chats in, continuations out. Contract: the text-generation pipeline of transformers 5.
+
+From text to tokens and back; how tokens are chosen is ``edgeport.generate``'s.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from edgeport.errors import BundleError, InputError, UsageError
+from edgeport.generate import Decoder, GenerationConfig, TextStream, cache_shapes, generate, open_decoder, search
+from edgeport.generate.result import Generated
+from edgeport.generate.template import render
+from edgeport.tasks.base import Pipeline
+
+__all__ = ["TextGeneration"]
+
+_DEFAULTS = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
+"""Where neither the caller nor the model says otherwise, as in transformers' pipeline."""
+
+Chat = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A text or a chat, and its tokens."""
+
+    given: str | Chat
+    tokens: list[int]
+    continues: bool = False
+    """Whether a chat's last message is gone on with."""
+
+
+class TextGeneration(Pipeline):
+    """A graph with a cache, see ``edgeport.generate.decoder``.
+
+    Task options: ``vocab_size``, ``context_length``, ``generation`` (the model's defaults), ``chat_template``.
+    """
+
+    task = "text-generation"
+    outputs = ("logits",)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        size = self._options.get("vocab_size")
+        if not isinstance(size, int):
+            raise BundleError("the bundle does not say how many tokens the model knows: export it again.")
+        self._vocab_size = size
+        self._shapes = cache_shapes({tensor.name: tensor.shape for tensor in self.bundle.manifest.inputs})
+        self._decoder: Decoder | None = None
+        """The last call's, with its cache: the next prompt may begin alike."""
+        self._lock = threading.Lock()
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        return_full_text: bool = True,
+        return_tensors: bool = False,
+        skip_special_tokens: bool = True,
+        continue_final_message: bool | None = None,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Any] | None = None,
+        stop_sequence: str | None = None,
+        cancel: Any = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Continue texts or chats.
+
+        Args:
+            inputs: A string; a chat (a list of messages with ``role`` and ``content``); or a list or an iterator of
+                either.
+            return_full_text: Whether the prompt stands before the continuation.
+            return_tensors: Token ids instead of text.
+            skip_special_tokens: Whether to leave special tokens out of the text.
+            continue_final_message: Go on with a chat's last message; where left out, if it is the assistant's.
+            tools, documents: Handed to the chat template.
+            stop_sequence: A text that ends the continuation.
+            cancel: An object with ``is_set()``, a ``threading.Event`` for example: set it to stop.
+            batch_size: Most prompts that run at once; one after the other where left out.
+            options: Those of ``edgeport.generate.GenerationConfig``: ``max_new_tokens``, ``do_sample``,
+                ``temperature``, ``top_k``, ``num_beams``, ``seed``, …
+
+        Returns:
+            For each prompt a list of dictionaries, one for each of ``num_return_sequences``, with ``generated_text`` (a
+            string, or the chat with the answer) or ``generated_token_ids``; with ``logprobs`` also those.
+
+        Raises:
+            InputError: an empty prompt where the model has nothing to begin with, or one longer than its context.
+            UsageError: an unknown option, or a value that is not allowed.
+        """
+        if stop_sequence is not None:
+            options["stop_strings"] = [stop_sequence]
+        config = self._config(options)
+
+        def run(prompts: list[Any]) -> list[Any]:
+            ready = [self._prompt(p, continue_final_message, tools=tools, documents=documents) for p in prompts]
+            rows = self._generate([p.tokens for p in ready], config, cancel)
+            return [
+                [self._record(p, row, return_full_text, return_tensors, skip_special_tokens) for row in own]
+                for p, own in zip(ready, rows, strict=True)
+            ]
+
+        size = batch_size or 1
+        if _is_chat(inputs) or not isinstance(inputs, list | tuple | Iterator):
+            return run([inputs])[0]
+        if isinstance(inputs, Iterator):
+            return (result for chunk in _chunks(inputs, size) for result in run(chunk))
+        return [result for chunk in _chunks(iter(inputs), size) for result in run(chunk)]
+
+    def stream(
+        self,
+        inputs: str | Chat,
+        *,
+        skip_special_tokens: bool = True,
+        continue_final_message: bool | None = None,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Any] | None = None,
+        cancel: Any = None,
+        **options: Any,
+    ) -> Iterator[str]:
+        """Continue one text or chat, and yield the new text in pieces as it comes, never half a character.
+
+        Leaving the loop early stops the model. Arguments and errors are those of a call; beams cannot be streamed.
+        """
+        config = self._config(options)
+        if config.num_beams > 1 or config.num_return_sequences > 1:
+            raise UsageError(
+                "a stream has one continuation and no beams: leave num_beams and num_return_sequences out."
+            )
+        prompt = self._prompt(inputs, continue_final_message, tools=tools, documents=documents)
+        return self._pieces(prompt, config, cancel, skip_special_tokens)
+
+    def _pieces(self, prompt: _Prompt, config: GenerationConfig, cancel: Any, skip: bool) -> Iterator[str]:
+        tokenizer = self._text.tokenizer
+        with self._model() as model:
+            stream = TextStream(tokenizer, skip_special_tokens=skip)
+            steps = search(
+                model, [prompt.tokens], config, tokenizer=tokenizer, cancel=cancel, max_positions=model.context_length
+            )
+            for step in steps:
+                if step.fresh[0] and (piece := stream.put(int(step.tokens[0]))):
+                    yield piece
+            if piece := stream.end():
+                yield piece
+
+    def warm_up(self, lengths: Sequence[int] = (8, 128)) -> None:
+        with self._model() as model:
+            for length in sorted(lengths, reverse=True):
+                model.start([[0] * min(length, model.context_length or length)])
+
+    def _config(self, options: Mapping[str, Any]) -> GenerationConfig:
+        defaults = {**_DEFAULTS, **dict(self._options.get("generation") or {})}
+        if options.get("max_length") is not None and "max_new_tokens" not in options:
+            defaults["max_new_tokens"] = None
+        return GenerationConfig.merged(defaults, options)
+
+    def _prompt(self, given: Any, continues: bool | None, **variables: Any) -> _Prompt:
+        if isinstance(given, str):
+            return _Prompt(given, self._text.prompt(given))
+        if not _is_chat(given):
+            raise InputError(
+                f"{self.task} takes a text or a list of messages, not {type(given).__name__}: {given!r:.60}."
+            )
+        if continues is None:
+            continues = given[-1].get("role") == "assistant"
+        template = self._options.get("chat_template")
+        text = render(template, given, self._text.spec.special_tokens, continue_final=continues, **variables)
+        return _Prompt(given, self._text.ids_of_text(text) if text else [], continues)
+
+    def _generate(self, prompts: list[list[int]], config: GenerationConfig, cancel: Any) -> list[list[Generated]]:
+        """The continuations of each prompt."""
+        tokenizer = self._text.tokenizer
+        with self._model() as model:
+            found = generate(
+                model, prompts, config, tokenizer=tokenizer, cancel=cancel, max_positions=model.context_length
+            )
+        by_prompt: list[list[Generated]] = [[] for _ in prompts]
+        for row in found:
+            by_prompt[row.prompt].append(row)
+        return by_prompt
+
+    def _record(self, prompt: _Prompt, row: Generated, full: bool, tensors: bool, skip: bool) -> dict[str, Any]:
+        extra = {"logprobs": row.logprobs} if row.logprobs else {}
+        if tensors:
+            return {"generated_token_ids": [*prompt.tokens, *row.tokens], **extra}
+        text = self._text.decode(row.tokens, skip_special_tokens=skip)
+        if not full:
+            return {"generated_text": text, **extra}
+        if isinstance(prompt.given, str):
+            return {"generated_text": prompt.given + text, **extra}
+        messages = [dict(message) for message in prompt.given]
+        if prompt.continues:
+            messages[-1]["content"] += text
+        else:
+            messages.append({"role": "assistant", "content": text})
+        return {"generated_text": messages, **extra}
+
+    @contextmanager
+    def _model(self) -> Iterator[Decoder]:
+        """The kept decoder, or, while another thread has it, one for this call alone."""
+        self._check_open()
+        if not self._lock.acquire(blocking=False):
+            yield self._open()
+            return
+        try:
+            decoder, self._decoder = self._decoder or self._open(), None
+            yield decoder
+            self._decoder = decoder  # not after an error: nobody knows what its cache holds then
+        finally:
+            self._lock.release()
+
+    def _open(self) -> Decoder:
+        context = self._options.get("context_length")
+        return open_decoder(
+            self._runner,
+            self._shapes,
+            vocab_size=self._vocab_size,
+            context_length=context if isinstance(context, int) else None,
+        )
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping)
+
+
+def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
