@@ -164,13 +164,13 @@ def row_generator(seed: int | None, copy: int) -> np.random.Generator:
 
 def _draw(scores: FloatArray, generator: np.random.Generator) -> int:
     """A token with the probabilities that are the softmax of its scores, by inversion of their running sum."""
-    finite = np.flatnonzero(scores > -np.inf)
-    values = scores[finite].astype(np.float64)
-    sums = np.cumsum(np.exp(values - values.max())) if len(values) else np.zeros(1)
-    total = sums[-1]
-    if not (np.isfinite(total) and total > 0):
+    top = scores.max()
+    if not np.isfinite(top):
         raise UsageError(
             "no token is left to choose from: the options forbid all, or the model's logits are not finite."
         )
-    place = np.searchsorted(sums, generator.random() * total, side="right")
-    return int(finite[min(place, len(finite) - 1)])
+    kept = np.flatnonzero(scores > -np.inf)
+    sums = np.cumsum(np.exp(scores[kept] - top), dtype=np.float64)
+    # Rounding must not reach the total itself, which no token's sum is above.
+    place = min(generator.random() * sums[-1], np.nextafter(sums[-1], 0))
+    return int(kept[np.searchsorted(sums, place, side="right")])
