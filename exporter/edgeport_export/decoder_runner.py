@@ -23,6 +23,7 @@ from edgeport_export.samples import Batch
 
 __all__ = ["DecoderRunner"]
 
+_TIMED_TOKENS = 12
 _STEPS = 3
 """Tokens of each text that are read one by one."""
 
@@ -70,16 +71,18 @@ class DecoderRunner:
     def time(self, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
         """Median milliseconds of reading each prompt, and of a token after the longest. An indication."""
         found = {}
+        room = (self._decoder.context_length or 2**31) - _TIMED_TOKENS
+        prompts = [prompt[: max(room, 1)] for prompt in prompts]
         for prompt in prompts:
             samples = []
             for _ in range(4):
                 self._decoder.tokens = []  # nothing shared with the last time
                 start = time.perf_counter()
-                self._decoder.start([prompt], room=16)
+                self._decoder.start([prompt], room=_TIMED_TOKENS)
                 samples.append((time.perf_counter() - start) * 1e3)
             found[f"prompt of {len(prompt)}"] = round(float(np.median(samples[1:])), 3)
         samples = []
-        for _ in range(12):
+        for _ in range(_TIMED_TOKENS):
             start = time.perf_counter()
             self._decoder.step(np.array([prompts[-1][0]]))
             samples.append((time.perf_counter() - start) * 1e3)

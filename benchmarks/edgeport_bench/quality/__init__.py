@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgeport_bench.quality import classification, entities, similarity
+from edgeport_bench.quality import classification, entities, perplexity, similarity
 from edgeport_bench.quality.rows import Scorer
 
 __all__ = ["SCORERS", "Scorer"]
@@ -17,4 +17,5 @@ SCORERS: Mapping[str, Scorer] = {
     "text-classification": classification.SCORER,
     "token-classification": entities.SCORER,
     "sentence-embedding": similarity.SCORER,
+    "text-generation": perplexity.SCORER,
 }

@@ -32,6 +32,7 @@ data, by task (JSON lines or CSV with these columns, or the plain format):
   token-classification  tokens, tags                   entity F1, precision, recall; plain: CoNLL, a word and tag a line
   sentence-embedding    sentence1, sentence2, score    Spearman; plain: lines of score, text, text, tabs between;
                                                        without a file, 250 pairs of image captions that come along
+  text-generation       text                           perplexity; plain: the whole file is one text
 
 examples:
   edgeport evaluate intents test.csv --columns label=category
@@ -52,13 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--columns", metavar="LIST", help="what the file calls the columns, e.g. text=utterance,label=intent"
     )
+    parser.add_argument(
+        "--window",
+        type=int,
+        metavar="N",
+        help="text-generation: tokens read at a time (default: the context, 512 at most)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     with Console(stderr=True).status("scoring …"):  # silent where stderr is no terminal
-        results = evaluate(args.bundle, args.data, variants=args.variant, columns=_columns(args.columns))
+        results = evaluate(
+            args.bundle, args.data, variants=args.variant, columns=_columns(args.columns), window=args.window
+        )
     if args.json:
         print(json.dumps(results, indent=2))
     else:
@@ -67,12 +76,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def evaluate(
-    bundle: Path, data: list[Path], *, variants: list[str] | None = None, columns: Mapping[str, str] | None = None
+    bundle: Path,
+    data: list[Path],
+    *,
+    variants: list[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
-    """Score variants (all where none is named) on each file.
+    """Score variants (all where none is named) on each file; ``options`` are those that the task's scorer takes.
 
     Returns:
-        One dictionary a file and variant: ``data``, ``rows``, ``variant`` and ``metrics`` (name to value, times 100).
+        One dictionary a file and variant: ``data``, ``rows``, ``variant`` and ``metrics`` (name to value).
 
     Raises:
         UsageError: the bundle's task has no metric, or the data do not fit it.
@@ -81,6 +95,10 @@ def evaluate(
     scorer = SCORERS.get(manifest.task)
     if scorer is None:
         raise UsageError(f"{manifest.task} has no metric yet: those with one are {', '.join(SCORERS)}.")
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in scorer.options:
+            raise UsageError(f"{manifest.task} is scored without {name!r}: leave it out.")
     files = {str(path): read_rows(path, scorer, columns) for path in data}
     if not files:
         if scorer.sample is None:
@@ -91,7 +109,7 @@ def evaluate(
     for variant in variants or list(manifest.variants):
         with edgeport.load(bundle, variant=variant) as pipe:
             for path, rows in files.items():
-                metrics = {name: round(value, 4) for name, value in scorer.score(pipe, rows).items()}
+                metrics = {name: round(value, 4) for name, value in scorer.score(pipe, rows, **given).items()}
                 results.append({"data": path, "rows": len(rows), "variant": variant, "metrics": metrics})
     return results
 

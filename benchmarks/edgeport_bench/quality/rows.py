@@ -24,10 +24,12 @@ class Scorer:
 
     columns: tuple[str, ...]
     """The columns that it reads."""
-    score: Callable[[Any, Sequence[Row]], dict[str, float]]
-    """Pipeline and rows to metrics by name, the one that decides first; all times 100."""
+    score: Callable[..., dict[str, float]]
+    """Pipeline and rows to metrics by name, the one that decides first; shares and correlations times 100."""
     plain: Callable[[str, str], list[Row]] | None = None
     """A headerless file's text, and its name for messages, to rows; None if there is no such format."""
+    options: tuple[str, ...] = ()
+    """Keyword arguments that ``score`` takes beside pipeline and rows."""
     sample: Callable[[], list[Row]] | None = None
     """Rows that come with this package, for want of a file."""
 

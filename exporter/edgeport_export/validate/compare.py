@@ -34,6 +34,9 @@ class Figures:
     agreement: float | None
     """Share of positions with the same top label; None where the task has no labels."""
     rows: int
+    divergence: float | None = None
+    """Mean Kullback-Leibler divergence, in nats, of the variant's next token from the original's; None unless the task
+    predicts tokens."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -56,6 +59,7 @@ def compare(
     differences: list[Array] = []
     squares: list[Array] = []
     cosines: list[Array] = []
+    divergences: list[Array] = []
     same = total = 0
     for got_batch, want_batch, mask in zip(actual, expected, masks, strict=True):
         for got, want, padded in zip(got_batch, want_batch, task.padded, strict=True):
@@ -67,6 +71,8 @@ def compare(
                 differences.append(np.abs(a - b).ravel())
                 squares.append((b * b).ravel())
                 cosines.append(_cosine(a, b))
+                if task.generates:
+                    divergences.append(_divergence(a, b))
                 if task.top_axis is not None and b.shape[-1] > 1:
                     chosen = np.take_along_axis(b, a.argmax(-1)[..., None], -1)[..., 0]
                     same += int((chosen >= b.max(-1) - _TIE * scale).sum())
@@ -81,6 +87,7 @@ def compare(
         cosine_min=float(np.nan_to_num(cosine.min(), nan=-1.0)),
         agreement=same / total if total else None,
         rows=int(cosine.size),
+        divergence=float(np.concatenate(divergences).mean()) if divergences else None,
     )
 
 
@@ -98,6 +105,15 @@ def _cosine(a: Array, b: Array) -> Array:
     both_zero = norms < 1e-30
     cosine: Array = np.where(both_zero, 1.0, (a * b).sum(-1) / np.where(both_zero, 1.0, norms))
     return cosine
+
+
+def _divergence(a: Array, b: Array) -> Array:
+    """KL(b || a) of the softmax of each row, both (positions, vocabulary)."""
+    logs_a, logs_b = (x - x.max(-1, keepdims=True) for x in (a.astype(np.float64), b.astype(np.float64)))
+    logs_a -= np.log(np.exp(logs_a).sum(-1, keepdims=True))
+    logs_b -= np.log(np.exp(logs_b).sum(-1, keepdims=True))
+    divergence: Array = (np.exp(logs_b) * (logs_b - logs_a)).sum(-1)
+    return divergence
 
 
 def violations(figures: Figures, limits: Limits) -> list[str]:

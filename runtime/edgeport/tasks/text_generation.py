@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgeport.errors import BundleError, InputError, UsageError
 from edgeport.generate import Decoder, GenerationConfig, TextStream, cache_shapes, generate, open_decoder, search
-from edgeport.generate.result import Generated
+from edgeport.generate.result import Generated, log_softmax
 from edgeport.generate.template import render
 from edgeport.tasks.base import Pipeline
 
@@ -148,6 +151,32 @@ class TextGeneration(Pipeline):
                     yield piece
             if piece := stream.end():
                 yield piece
+
+    def logprobs(self, text: str, *, window: int | None = None) -> npt.NDArray[np.float32]:
+        """The log-probability, in nats, of every token of a text but the first; perplexity is exp of minus their mean.
+
+        Args:
+            text: Any text, however long.
+            window: The text is read in pieces of this many tokens, each predicting the next token from those before it
+                in the piece; the context, or 512 where that is less, if left out.
+
+        Returns:
+            float32 (tokens - 1,).
+
+        Raises:
+            InputError: the text has fewer than two tokens.
+        """
+        tokens = self._text.prompt(text)
+        if len(tokens) < 2:
+            raise InputError(f"{text!r:.60} has {len(tokens)} tokens: log-probabilities need at least two.")
+        found = []
+        with self._model() as model:
+            size = min(window or 512, model.context_length or window or 512)
+            for start in range(0, len(tokens) - 1, size):
+                piece = tokens[start : start + size + 1]
+                logits = model.score([piece[:-1]])[0]
+                found.append(log_softmax(logits)[np.arange(len(piece) - 1), piece[1:]])
+        return np.concatenate(found)
 
     def warm_up(self, lengths: Sequence[int] = (8, 128)) -> None:
         with self._model() as model:
