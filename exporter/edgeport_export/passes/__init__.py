@@ -17,15 +17,25 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
+from edgeport_export.passes.deinterleave_heads import DeinterleaveHeads
+from edgeport_export.passes.drop_idle import DropIdle
 from edgeport_export.passes.fold_constants import FoldConstants
 from edgeport_export.passes.fuse_attention import FuseAttention
 from edgeport_export.passes.fuse_bias_gelu import FuseBiasGelu
+from edgeport_export.passes.fuse_rms_norm import FuseRmsNorm
+from edgeport_export.passes.fuse_rotary import FuseRotary
 from edgeport_export.passes.fuse_skip_layer_norm import FuseSkipLayerNorm
+from edgeport_export.passes.fuse_tanh_gelu import FuseTanhGelu
+from edgeport_export.passes.gather_rows import GatherRows
 from edgeport_export.passes.lower_attention import LowerAttention
 from edgeport_export.passes.lower_cached_attention import LowerCachedAttention
+from edgeport_export.passes.pack_attention_input import PackAttentionInput
 from edgeport_export.passes.pack_qkv import PackProjections
 from edgeport_export.passes.pin_squeeze import PinSqueeze
+from edgeport_export.passes.shape_products import ShapeProducts
 from edgeport_export.passes.simplify_shapes import SimplifyShapes
+from edgeport_export.passes.split_slices import SplitSlices
+from edgeport_export.passes.unflatten_gemm import UnflattenGemm
 
 __all__ = ["FINISH", "PREPARE", "run_passes"]
 
@@ -34,6 +44,18 @@ PREPARE: Sequence[ir.passes.PassBase] = (
     PinSqueeze(),
     FoldConstants(),
     IdentityEliminationPass(),
+    RemoveUnusedNodesPass(),
+    DropIdle(),
+    CommonSubexpressionEliminationPass(),
+    UnflattenGemm(),
+    ShapeProducts(),
+    FuseRmsNorm(),
+    FuseTanhGelu(),
+    DeinterleaveHeads(),
+    FuseRotary(),
+    RemoveUnusedNodesPass(),
+    SplitSlices(),
+    GatherRows(),
     RemoveUnusedNodesPass(),
     FuseAttention(),
     LowerAttention(),
@@ -44,6 +66,7 @@ PREPARE: Sequence[ir.passes.PassBase] = (
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     DeduplicateInitializersPass(),
     PackProjections(),
+    PackAttentionInput(),
     RemoveUnusedNodesPass(),
 )
 
@@ -58,7 +81,7 @@ _GPU: Sequence[ir.passes.PassBase] = (
     *_CPU,
 )
 
-FINISH: Mapping[str, Sequence[ir.passes.PassBase]] = {"fp32": _CPU, "int8": _CPU, "fp16": _GPU}
+FINISH: Mapping[str, Sequence[ir.passes.PassBase]] = {"fp32": _CPU, "int8": _CPU, "int4": _CPU, "fp16": _GPU}
 """By precision: fp16 is for GPUs, the others run on the CPU first of all."""
 
 

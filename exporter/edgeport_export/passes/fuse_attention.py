@@ -37,6 +37,11 @@ class _Scores:
     nodes: list[ir.Node] = field(default_factory=list)
     """New nodes that make the biases, in order."""
 
+    @property
+    def name(self) -> str:
+        """What new values are named after, since layers may share masks and keys."""
+        return self.product.outputs[0].name or ""
+
 
 class FuseAttention(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -152,7 +157,7 @@ def _with_heads(graph: ir.Graph, scores: _Scores, value: ir.Value | None, heads:
     sizes = ir.node("Shape", [value], {"start": 1, "end": 3})
     target = ir.node("Concat", [shared_vector(graph, "shape", [-1, heads]), sizes.outputs[0]], {"axis": 0})
     split = ir.node("Reshape", [value, target.outputs[0]])
-    _describe(split.outputs[0], f"{value.name}_heads", value, [None, heads, *_shape_of(value)[1:]])
+    _describe(split.outputs[0], f"{scores.name}_{value.name}_heads", value, [None, heads, *_shape_of(value)[1:]])
     scores.nodes += [sizes, target, split]
     return split.outputs[0]
 
@@ -170,7 +175,7 @@ def _key(scores: _Scores, turned: ir.Value) -> ir.Value:
     if order == [0, 1, 2, 3]:
         return source
     back = ir.node("Transpose", [source], {"perm": order})
-    _describe(back.outputs[0], f"{turned.name}_key", turned, [batch, heads, keys, size])
+    _describe(back.outputs[0], f"{scores.name}_{turned.name}_key", turned, [batch, heads, keys, size])
     scores.nodes.append(back)
     return back.outputs[0]
 
@@ -187,7 +192,12 @@ def _bias(graph: ir.Graph, scores: _Scores, heads: int, full: _Shape) -> ir.Valu
             total = bias
             continue
         both = ir.node("Add", [total, bias])
-        _describe(both.outputs[0], f"{bias.name}_total", bias, _broadcast(_shape_of(total), _shape_of(bias)))
+        _describe(
+            both.outputs[0],
+            f"{scores.name}_{total.name}_{bias.name}",
+            bias,
+            _broadcast(_shape_of(total), _shape_of(bias)),
+        )
         scores.nodes.append(both)
         total = both.outputs[0]
     if total is None:
@@ -198,7 +208,7 @@ def _bias(graph: ir.Graph, scores: _Scores, heads: int, full: _Shape) -> ir.Valu
     sizes = ir.node("Shape", [scores.product.outputs[0]], {"start": -2})
     target = ir.node("Concat", [shared_vector(graph, "shape", [1, 1]), sizes.outputs[0]], {"axis": 0})
     wide = ir.node("Expand", [total, target.outputs[0]])
-    _describe(wide.outputs[0], f"{total.name}_wide", total, [*shape[:2], *full[2:]])
+    _describe(wide.outputs[0], f"{scores.name}_{total.name}_wide", total, [*shape[:2], *full[2:]])
     scores.nodes += [sizes, target, wide]
     return wide.outputs[0]
 
