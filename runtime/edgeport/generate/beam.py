@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeport.generate.config import GenerationConfig
+from edgeport.generate.constrain import constraint_of
 from edgeport.generate.history import History
 from edgeport.generate.model import FloatArray, IntArray, Model
 from edgeport.generate.processors import apply, make_processors
@@ -48,18 +49,20 @@ def beam_search(
         model: Started here; it has ``num_beams`` rows a prompt from then on.
         prompts: Their tokens, of any lengths.
         config: The options.
-        tokenizer: Decodes, where there are stop strings.
+        tokenizer: The model's, where there are stop strings or the text has a form.
         cancel: Once it is set, what is best so far is the result.
         max_positions: Tokens that the model takes in all; None if there is no limit.
 
     Raises:
         InputError: a prompt is empty and there is no token to start with, or it leaves no room for a token.
         UsageError: an option does not fit the model.
+        MissingExtraError: a form needs llguidance, which is not installed.
     """
     prompts = config.prompts(prompts)
     lengths = [len(prompt) for prompt in prompts]
     stopping = Stopping(config, lengths, max_positions=max_positions, tokenizer=tokenizer, cancel=cancel)
     make_processors(config, lengths, model.vocab_size, max_positions=max_positions)  # refuses before the model runs
+    constraint = constraint_of(config, tokenizer, model.vocab_size)
     beams = [_Beams(i, prompt, config, stopping) for i, prompt in enumerate(prompts)]
     live = list(beams)
     if live and not stopping.cancelled:
@@ -69,7 +72,9 @@ def beam_search(
         logits = logits[repeated]
     while live and not stopping.cancelled:
         prompt_lengths = [beam.prompt_length for beam in live for _ in range(config.num_beams)]
-        processors = make_processors(config, prompt_lengths, model.vocab_size, max_positions=max_positions)
+        processors = make_processors(
+            config, prompt_lengths, model.vocab_size, max_positions=max_positions, constraint=constraint
+        )
         ids = [row for beam in live for row in beam.history.rows()]
         scores = apply(processors, ids, log_softmax(logits)).reshape(len(live), config.num_beams, -1)
         sources = [

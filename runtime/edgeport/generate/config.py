@@ -70,6 +70,20 @@ class GenerationConfig:
     """Stands in for an empty prompt."""
     stop_strings: tuple[str, ...] | None = None
 
+    prompt_lookup_num_tokens: int | None = None
+    """Most tokens to guess at once from what the row says already; None does not guess. See ``generate.speculate``."""
+    max_matching_ngram_size: int | None = None
+    """Tokens that must agree before a guess, where so many do; 2 if left out."""
+    num_assistant_tokens: int = 20
+    """Most tokens that an assistant guesses at once."""
+
+    json_schema: str | None = None
+    """JSON text of a schema that the continuation is a document of. See ``generate.constrain``."""
+    regex: str | None = None
+    """What the whole continuation matches."""
+    choice: tuple[str, ...] | None = None
+    """The continuation is one of these."""
+
     logprobs: int = 0
     """How many of the likeliest tokens to report at each step; 0 reports none, nor the chosen token's."""
 
@@ -124,6 +138,16 @@ class GenerationConfig:
             )
         if self.exponential_decay_length_penalty is not None and not self.eos_ids:
             raise UsageError("exponential_decay_length_penalty raises the score of eos_token_id: set that too.")
+
+        if len(self.constraints) > 1:
+            raise UsageError(f"{' and '.join(self.constraints)} exclude each other: use one of them.")
+        if self.constraints and not self.eos_ids:
+            raise UsageError(f"{self.constraints[0]} needs a token to end the text with: set eos_token_id.")
+
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        """Which of the options are set that say what the text looks like."""
+        return tuple(name for name in ("json_schema", "regex", "choice") if getattr(self, name) is not None)
 
     @property
     def eos_ids(self) -> tuple[int, ...]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeport.errors import InputError
 
-__all__ = ["Decoder", "GraphSession", "cache_shapes", "open_decoder"]
+__all__ = ["Decoder", "GraphSession", "cache_shapes", "open_decoder", "shared_start"]
 
 Array = npt.NDArray[Any]
 
@@ -61,6 +61,12 @@ def open_decoder(session: GraphSession, cache: CacheShapes, *, vocab_size: int, 
     return kind(session, cache, vocab_size, context_length)
 
 
+def shared_start(old: Sequence[int], new: Sequence[int]) -> int:
+    """How many tokens ``new`` begins with as ``old`` does; never all of it, since its last token gives logits."""
+    length = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    return max(0, min(length, len(new) - 1))
+
+
 class Decoder(ABC):
     """Rows of tokens and their cache. Not for several threads at once."""
 
@@ -86,7 +92,7 @@ class Decoder(ABC):
             InputError: a prompt is empty or longer than the context.
         """
         rows = self._checked(prompts)
-        kept = self._shared_start(rows) if len(rows) == len(self.tokens) == 1 else 0
+        kept = shared_start(self.tokens[0], rows[0]) if len(rows) == len(self.tokens) == 1 else 0
         self._reserve(len(rows), max(map(len, rows)) + room)
         if kept:
             self.truncate(kept)
@@ -104,6 +110,13 @@ class Decoder(ABC):
         self._check_room(len(tokens))
         return self._extend(list(tokens), last=False)
 
+    def copy(self, length: int) -> Self:
+        """Another decoder of the same session, which has read the single row's first ``length`` tokens."""
+        other = type(self)(self._session, self._cache, self.vocab_size, self.context_length)
+        other.tokens = [self.tokens[0][:length]]
+        other._copy_cache(self, length)
+        return other
+
     @abstractmethod
     def step(self, tokens: Array) -> Array:
         """Let each row read one token, int64 (rows,); returns the next logits, (rows, vocab)."""
@@ -115,6 +128,10 @@ class Decoder(ABC):
     @abstractmethod
     def truncate(self, length: int) -> None:
         """Forget what the single row read after its first ``length`` tokens."""
+
+    @abstractmethod
+    def _copy_cache(self, other: Self, length: int) -> None:
+        """Take over what the other's single row has kept of its first ``length`` tokens."""
 
     @abstractmethod
     def _reserve(self, rows: int, length: int) -> None:
@@ -145,12 +162,6 @@ class Decoder(ABC):
                 f"{length} tokens are more than the model's context of {self.context_length}: "
                 "shorten the prompt or ask for fewer new tokens."
             )
-
-    def _shared_start(self, rows: list[list[int]]) -> int:
-        """How many tokens the new row begins with as the old one does; never all of it, since the last gives logits."""
-        old, new = self.tokens[0], rows[0]
-        length = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-        return min(length, len(new) - 1)
 
 
 class _Plugged(Decoder):
@@ -189,6 +200,11 @@ class _Plugged(Decoder):
 
     def truncate(self, length: int) -> None:
         self.tokens = [row[:length] for row in self.tokens]
+
+    def _copy_cache(self, other: Self, length: int) -> None:
+        self._allocate(1, other._capacity)
+        for name, buffer in self._buffers.items():
+            buffer[:, :, :length] = other._buffers[name][:, :, :length]
 
     def _reserve(self, rows: int, length: int) -> None:
         if self.context_length is not None:
@@ -291,6 +307,10 @@ class _Appended(Decoder):
         self._mask = self._mask[:, :length]
         self._past = {name: np.ascontiguousarray(array[:, :, :length]) for name, array in self._past.items()}
 
+    def _copy_cache(self, other: Self, length: int) -> None:
+        self._mask = other._mask[:, :length]
+        self._past = {name: array[:, :, :length].copy() for name, array in other._past.items()}
+
     def _reserve(self, rows: int, length: int) -> None:
         return
 
@@ -342,6 +362,9 @@ class _Uncached(Decoder):
 
     def truncate(self, length: int) -> None:
         self.tokens = [row[:length] for row in self.tokens]
+
+    def _copy_cache(self, other: Self, length: int) -> None:
+        return
 
     def _reserve(self, rows: int, length: int) -> None:
         return

@@ -5,6 +5,7 @@ Knows no defaults and no options that depend on each other; ``config`` has both.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -73,6 +74,22 @@ def _strings(value: Any) -> tuple[str, ...]:
     return strings
 
 
+def _pattern(value: Any) -> str:
+    _require(isinstance(value, str))
+    return str(value)
+
+
+def _choices(value: Any) -> tuple[str, ...]:
+    _require(isinstance(value, list | tuple))
+    return _strings(value)
+
+
+def _schema(value: Any) -> str:
+    schema = json.loads(value) if isinstance(value, str) else value
+    _require(isinstance(schema, dict))
+    return json.dumps(schema, ensure_ascii=False)
+
+
 def _decay(value: Any) -> tuple[int, float]:
     start, factor = value
     return _whole(0)(start), _number(0, math.inf, open_low=True)(factor)
@@ -120,6 +137,12 @@ OPTIONS: dict[str, tuple[_Reader, str]] = {
     "pad_token_id": _TOKEN,
     "bos_token_id": _TOKEN,
     "stop_strings": (_strings, "a string or a list of strings, none of them empty"),
+    "prompt_lookup_num_tokens": _COUNT,
+    "max_matching_ngram_size": _COUNT,
+    "num_assistant_tokens": _COUNT,
+    "json_schema": (_schema, "a JSON Schema object, as a dictionary or as JSON text"),
+    "regex": (_pattern, "a regular expression as a string"),
+    "choice": (_choices, "a list of strings, none of them empty"),
     "logprobs": (_whole(0), "an integer from 0 (0 is off)"),
 }
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeAlias
 
 import numpy as np
 
 from edgeport.errors import UsageError
 from edgeport.generate.config import GenerationConfig
+from edgeport.generate.constrain import Constraint
 from edgeport.generate.model import FloatArray, IntArray
 from edgeport.generate.samplers import MinP, Temperature, TopK, TopP, TypicalP
 
@@ -166,7 +167,12 @@ class Decay:
 
 
 def make_processors(
-    config: GenerationConfig, prompt_lengths: Sequence[int], vocab_size: int, *, max_positions: int | None = None
+    config: GenerationConfig,
+    prompt_lengths: Sequence[int],
+    vocab_size: int,
+    *,
+    max_positions: int | None = None,
+    constraint: Constraint | None = None,
 ) -> list[Processor]:
     """The processors that the options ask for, in transformers' order, samplers last.
 
@@ -175,6 +181,7 @@ def make_processors(
         prompt_lengths: Tokens of each row's prompt; the rows of every later call are these.
         vocab_size: Columns of the scores.
         max_positions: Tokens that the model takes in all; None if there is no limit.
+        constraint: The form of the texts: the last of all but the samplers.
 
     Raises:
         UsageError: an option names a token that the model does not have.
@@ -211,6 +218,8 @@ def make_processors(
         # After a forced first token, the beginning is one later.
         begins = tuple(n if n > 1 or config.forced_bos_token_id is None else n + 1 for n in lengths)
         made.append(Suppress(suppressed, begins, tuple(n + 1 for n in begins)))
+    if constraint is not None:
+        made.append(partial(constraint.mask, prompt_lengths=lengths))
     return made + _make_samplers(config)
 
 

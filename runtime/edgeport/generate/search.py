@@ -14,6 +14,7 @@ import numpy as np
 
 from edgeport.errors import UsageError
 from edgeport.generate.config import GenerationConfig
+from edgeport.generate.constrain import Constraint, constraint_of
 from edgeport.generate.history import History
 from edgeport.generate.model import BoolArray, FloatArray, IntArray, Model
 from edgeport.generate.processors import Processor, apply, make_processors
@@ -55,20 +56,22 @@ def search(
         model: Started here; nobody else may use it until the last step.
         prompts: Their tokens, of any lengths. A row's result does not depend on the others.
         config: The options; ``num_beams`` is not looked at.
-        tokenizer: Decodes, where there are stop strings.
+        tokenizer: The model's, where there are stop strings or the text has a form.
         cancel: Once it is set, the rows that still run end with a last step that gives no token.
         max_positions: Tokens that the model takes in all; None if there is no limit.
 
     Raises:
         InputError: a prompt is empty and there is no token to start with, or it leaves no room for a token.
         UsageError: an option does not fit the model, or leaves no token to choose from.
+        MissingExtraError: a form needs llguidance, which is not installed.
     """
     prompts = config.prompts(prompts)
     rows = [prompt for prompt in prompts for _ in range(config.num_return_sequences)]
     lengths = [len(row) for row in rows]
     stopping = Stopping(config, lengths, max_positions=max_positions, tokenizer=tokenizer, cancel=cancel)
     make_processors(config, lengths, model.vocab_size, max_positions=max_positions)  # refuses before the first step
-    return _steps(model, prompts, rows, config, stopping, max_positions)
+    constraint = constraint_of(config, tokenizer, model.vocab_size)
+    return _steps(model, prompts, rows, config, stopping, max_positions, constraint)
 
 
 def _steps(
@@ -78,6 +81,7 @@ def _steps(
     config: GenerationConfig,
     stopping: Stopping,
     max_positions: int | None,
+    constraint: Constraint | None,
 ) -> Iterator[Step]:
     copies = config.num_return_sequences
     generators = [row_generator(config.seed, row % copies) for row in range(len(rows))] if config.do_sample else []
@@ -94,7 +98,9 @@ def _steps(
         logits = _start(model, prompts, copies) if chosen is None else model.step(chosen)
         if processors is None:
             lengths = [len(rows[row]) for row in live]
-            processors = make_processors(config, lengths, model.vocab_size, max_positions=max_positions)
+            processors = make_processors(
+                config, lengths, model.vocab_size, max_positions=max_positions, constraint=constraint
+            )
         scores = apply(processors, history.rows(), logits) if processors else logits
         if config.do_sample:
             chosen = np.array([_draw(scores[i], generators[row]) for i, row in enumerate(live)], np.int64)

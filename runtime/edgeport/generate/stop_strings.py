@@ -46,16 +46,16 @@ class StopStrings:
 
     def hit(self, ids: IntArray) -> bool:
         """Whether the last token of a row, int64 (length,) with its prompt, completes a stop string."""
-        text = last = self._bytes_of(int(ids[-1]))
+        text = last = self.bytes_of(int(ids[-1]))
         for token in ids[-2::-1]:
             if len(text) >= len(last) + self._longest - 1:
                 break
-            text = self._bytes_of(int(token)) + text
+            text = self.bytes_of(int(token)) + text
         before = len(text) - len(last)
         return any(text.find(string, max(0, before - len(string) + 1)) >= 0 for string in self._strings)
 
-    def _bytes_of(self, token: int) -> bytes:
-        """What the token adds to a text."""
+    def bytes_of(self, token: int) -> bytes:
+        """What the token adds to a text that goes on."""
         if token not in self._known:
             self._known[token] = self._look_up(self._tokenizer.id_to_token(token) or "")
         return self._known[token]

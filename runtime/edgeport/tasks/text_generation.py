@@ -5,9 +5,9 @@ From text to tokens and back; how tokens are chosen is ``edgeport.generate``'s.
 
 from __future__ import annotations
 
-import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,13 @@ import numpy.typing as npt
 
 from edgeport.errors import BundleError, InputError, UsageError
 from edgeport.generate import Decoder, GenerationConfig, TextStream, cache_shapes, generate, open_decoder, search
+from edgeport.generate.model import Model
+from edgeport.generate.prompt_cache import PromptCache
 from edgeport.generate.result import Generated, log_softmax
+from edgeport.generate.speculate import ReadAhead, check_vocabularies, guesser_for
 from edgeport.generate.template import render
 from edgeport.tasks.base import Pipeline
+from edgeport.tasks.options import positive
 
 __all__ = ["TextGeneration"]
 
@@ -54,9 +58,11 @@ class TextGeneration(Pipeline):
             raise BundleError("the bundle does not say how many tokens the model knows: export it again.")
         self._vocab_size = size
         self._shapes = cache_shapes({tensor.name: tensor.shape for tensor in self.bundle.manifest.inputs})
-        self._decoder: Decoder | None = None
-        """The last call's, with its cache: the next prompt may begin alike."""
-        self._lock = threading.Lock()
+        context = self._options.get("context_length")
+        self._context = context if isinstance(context, int) else None
+        self._cache = PromptCache(self._open)
+        self._assistants: weakref.WeakSet[TextGeneration] = weakref.WeakSet()
+        """Those whose vocabulary was compared."""
 
     def __call__(
         self,
@@ -70,6 +76,7 @@ class TextGeneration(Pipeline):
         documents: Sequence[Any] | None = None,
         stop_sequence: str | None = None,
         cancel: Any = None,
+        assistant: TextGeneration | None = None,
         batch_size: int | None = None,
         **options: Any,
     ) -> Any:
@@ -85,6 +92,8 @@ class TextGeneration(Pipeline):
             tools, documents: Handed to the chat template.
             stop_sequence: A text that ends the continuation.
             cancel: An object with ``is_set()``, a ``threading.Event`` for example: set it to stop.
+            assistant: A smaller model with the same tokenizer: it guesses tokens, and this one, several at once, says
+                which of them are right. See ``edgeport.generate.speculate``.
             batch_size: Most prompts that run at once; one after the other where left out.
             options: Those of ``edgeport.generate.GenerationConfig``: ``max_new_tokens``, ``do_sample``,
                 ``temperature``, ``top_k``, ``num_beams``, ``seed``, …
@@ -100,10 +109,11 @@ class TextGeneration(Pipeline):
         if stop_sequence is not None:
             options["stop_strings"] = [stop_sequence]
         config = self._config(options)
+        self._check_assistant(assistant)
 
         def run(prompts: list[Any]) -> list[Any]:
             ready = [self._prompt(p, continue_final_message, tools=tools, documents=documents) for p in prompts]
-            rows = self._generate([p.tokens for p in ready], config, cancel)
+            rows = self._generate([p.tokens for p in ready], config, cancel, assistant)
             return [
                 [self._record(p, row, return_full_text, return_tensors, skip_special_tokens) for row in own]
                 for p, own in zip(ready, rows, strict=True)
@@ -125,6 +135,7 @@ class TextGeneration(Pipeline):
         tools: Sequence[Any] | None = None,
         documents: Sequence[Any] | None = None,
         cancel: Any = None,
+        assistant: TextGeneration | None = None,
         **options: Any,
     ) -> Iterator[str]:
         """Continue one text or chat, and yield the new text in pieces as it comes, never half a character.
@@ -136,15 +147,31 @@ class TextGeneration(Pipeline):
             raise UsageError(
                 "a stream has one continuation and no beams: leave num_beams and num_return_sequences out."
             )
+        self._check_assistant(assistant)
         prompt = self._prompt(inputs, continue_final_message, tools=tools, documents=documents)
-        return self._pieces(prompt, config, cancel, skip_special_tokens)
+        return self._pieces(prompt, config, cancel, skip_special_tokens, assistant)
 
-    def _pieces(self, prompt: _Prompt, config: GenerationConfig, cancel: Any, skip: bool) -> Iterator[str]:
+    def keep_prompts(self, count: int) -> None:
+        """Keep what was read and written for so many recent prompts: 1 unless said otherwise, 0 for none.
+
+        A prompt that begins as a kept one does is read from where they part: the next turn of a conversation, and, with
+        a count of 2 or more, also other conversations with the same system prompt, in turns. Each takes the memory of a
+        cache of its length: two vectors a token, a layer and a key-value head. Calls of several prompts at once, beams
+        and several continuations keep nothing.
+
+        Raises:
+            UsageError: ``count`` is not an integer from 0.
+        """
+        self._cache.keep(positive("count", count) if count else 0)
+
+    def _pieces(
+        self, prompt: _Prompt, config: GenerationConfig, cancel: Any, skip: bool, assistant: TextGeneration | None
+    ) -> Iterator[str]:
         tokenizer = self._text.tokenizer
-        with self._model() as model:
+        with self._reader([prompt.tokens], config, assistant) as model:
             stream = TextStream(tokenizer, skip_special_tokens=skip)
             steps = search(
-                model, [prompt.tokens], config, tokenizer=tokenizer, cancel=cancel, max_positions=model.context_length
+                model, [prompt.tokens], config, tokenizer=tokenizer, cancel=cancel, max_positions=self._context
             )
             for step in steps:
                 if step.fresh[0] and (piece := stream.put(int(step.tokens[0]))):
@@ -202,16 +229,23 @@ class TextGeneration(Pipeline):
         text = render(template, given, self._text.spec.special_tokens, continue_final=continues, **variables)
         return _Prompt(given, self._text.ids_of_text(text) if text else [], continues)
 
-    def _generate(self, prompts: list[list[int]], config: GenerationConfig, cancel: Any) -> list[list[Generated]]:
+    def _generate(
+        self, prompts: list[list[int]], config: GenerationConfig, cancel: Any, assistant: TextGeneration | None
+    ) -> list[list[Generated]]:
         """The continuations of each prompt."""
-        tokenizer = self._text.tokenizer
-        with self._model() as model:
-            found = generate(
-                model, prompts, config, tokenizer=tokenizer, cancel=cancel, max_positions=model.context_length
-            )
-        by_prompt: list[list[Generated]] = [[] for _ in prompts]
-        for row in found:
-            by_prompt[row.prompt].append(row)
+        guesses = assistant is not None or config.prompt_lookup_num_tokens is not None
+        by_prompt: list[list[Generated]] = []
+        for group in [[prompt] for prompt in prompts] if guesses else [prompts]:
+            with self._reader(group, config, assistant) as model:
+                found = generate(
+                    model,
+                    group,
+                    config,
+                    tokenizer=self._text.tokenizer,
+                    cancel=cancel,
+                    max_positions=self._context,
+                )
+            by_prompt += [[row for row in found if row.prompt == i] for i in range(len(group))]
         return by_prompt
 
     def _record(self, prompt: _Prompt, row: Generated, full: bool, tensors: bool, skip: bool) -> dict[str, Any]:
@@ -231,27 +265,42 @@ class TextGeneration(Pipeline):
         return {"generated_text": messages, **extra}
 
     @contextmanager
-    def _model(self) -> Iterator[Decoder]:
-        """The kept decoder, or, while another thread has it, one for this call alone."""
+    def _reader(
+        self, prompts: list[list[int]], config: GenerationConfig, assistant: TextGeneration | None
+    ) -> Iterator[Model]:
+        """The model that these prompts are searched with; it reads ahead where the options say so."""
+        single = config.num_beams == config.num_return_sequences == 1
+        drafting = nullcontext() if assistant is None else assistant._model(prompts)
+        with self._model(prompts, single=single) as model, drafting as draft:
+            guesser = guesser_for(config, draft, max_positions=draft.context_length if draft else None)
+            yield ReadAhead(model, guesser, config, max_positions=self._context) if guesser else model
+
+    def _check_assistant(self, assistant: TextGeneration | None) -> None:
+        if assistant is None or assistant in self._assistants:
+            return
+        if not isinstance(assistant, TextGeneration):
+            raise UsageError(
+                f"the assistant is {assistant!r:.80}: use a {self.task} pipeline, as edgeport.load gives it."
+            )
+        check_vocabularies(self._text.tokenizer, assistant._text.tokenizer)
+        self._assistants.add(assistant)
+
+    @contextmanager
+    def _model(self, prompts: Sequence[Sequence[int]] = (), *, single: bool = True) -> Iterator[Decoder]:
+        """A decoder for these prompts; for one of them, with what is kept of its beginning."""
         self._check_open()
-        if not self._lock.acquire(blocking=False):
+        if len(prompts) != 1:
             yield self._open()
             return
-        try:
-            decoder, self._decoder = self._decoder or self._open(), None
+        with self._cache.lend(prompts[0], single=single) as decoder:
             yield decoder
-            self._decoder = decoder  # not after an error: nobody knows what its cache holds then
-        finally:
-            self._lock.release()
+
+    def close(self) -> None:
+        self._cache.keep(0)
+        super().close()
 
     def _open(self) -> Decoder:
-        context = self._options.get("context_length")
-        return open_decoder(
-            self._runner,
-            self._shapes,
-            vocab_size=self._vocab_size,
-            context_length=context if isinstance(context, int) else None,
-        )
+        return open_decoder(self._runner, self._shapes, vocab_size=self._vocab_size, context_length=self._context)
 
 
 def _is_chat(value: Any) -> bool:

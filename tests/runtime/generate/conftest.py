@@ -106,3 +106,44 @@ def theirs() -> Callable[..., Any]:
         return rows, None if scores is None else scores.tolist()
 
     return generate
+
+
+@pytest.fixture(scope="session")
+def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """``open_tiny("llama")``: a real decoder with an empty cache over a tiny exported model of 128 tokens."""
+    import onnx_ir as ir
+    from architectures import tiny_model
+    from edgeport.generate import cache_shapes, open_decoder
+    from edgeport.session import open_plain_session
+    from edgeport_export.capture import capture_decoder
+    from edgeport_export.passes import FINISH, PREPARE, run_passes
+
+    made: dict[str, tuple[Any, Any]] = {}
+
+    def open_(model_type: str) -> Any:
+        if model_type not in made:
+            torch.manual_seed(0)
+            more = {"rotary_dim": 4} if model_type == "gptj" else {}
+            captured = capture_decoder(tiny_model(model_type, "text-generation", **more), opset=20)
+            graph = run_passes(run_passes(captured.model, PREPARE), FINISH["fp32"])
+            path = tmp_path_factory.mktemp(model_type) / "model.onnx"
+            ir.save(graph, path)
+            shapes = cache_shapes({str(v.name): tuple(v.shape) for v in graph.graph.inputs})
+            made[model_type] = open_plain_session(path, threads=1), shapes
+        session, shapes = made[model_type]
+        return open_decoder(session, shapes, vocab_size=128, context_length=128)
+
+    return open_
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of a tiny Llama, fp32 and int8, of 128 tokens of context."""
+    from architectures import tiny_model, tiny_tokenizer
+    from edgeport_export import export
+
+    torch.manual_seed(0)
+    out = tmp_path_factory.mktemp("bundle") / "llama"
+    model = tiny_model("llama", "text-generation", max_position_embeddings=128)
+    export(model, out, tokenizer=tiny_tokenizer())
+    return out

@@ -24,7 +24,7 @@ def test_defaults_are_those_of_transformers() -> None:
 
 
 def test_all_names_are_those_of_transformers() -> None:
-    ours = {"seed", "logprobs", "presence_penalty", "frequency_penalty"}
+    ours = {"seed", "logprobs", "presence_penalty", "frequency_penalty", "json_schema", "regex", "choice"}
     assert {name for name in vars(GenerationConfig()) if not hasattr(transformers.GenerationConfig(), name)} == ours
 
 
@@ -113,6 +113,16 @@ def test_unknown_options(name: str, message: str) -> None:
         ("exponential_decay_length_penalty", (3,)),
         ("seed", -1),
         ("logprobs", -1),
+        ("prompt_lookup_num_tokens", 0),
+        ("max_matching_ngram_size", 0),
+        ("num_assistant_tokens", 2.5),
+        ("json_schema", "{"),
+        ("json_schema", [1]),
+        ("json_schema", {"enum": {1}}),
+        ("regex", 3),
+        ("choice", []),
+        ("choice", "yes"),
+        ("choice", [""]),
     ],
 )
 def test_values_that_are_not_allowed(name: str, value: Any) -> None:
@@ -133,6 +143,8 @@ def test_a_models_unused_sampling_options_are_not_checked() -> None:
         ({"num_return_sequences": 2}, "set do_sample=True or num_beams"),
         ({"num_return_sequences": 3, "num_beams": 2}, "is more than num_beams=2"),
         ({"exponential_decay_length_penalty": (3, 1.1)}, "set that too"),
+        ({"regex": "a", "choice": ["b"], "eos_token_id": 1}, "regex and choice exclude each other: use one"),
+        ({"regex": "a"}, "regex needs a token to end the text with: set eos_token_id"),
     ],
 )
 def test_options_that_exclude_each_other(given: dict[str, Any], message: str) -> None:

@@ -1,0 +1,252 @@
+"""Speculative decoding: guess the next tokens cheaply, let the model read all guesses at once, keep what it agrees to.
+
+``ReadAhead`` is a model to the search: asked for the logits after a token, it lets the real model read that token and
+the guesses behind it in one run, and as long as the search chooses what was guessed, the logits are there already. So
+nothing is known here of processors, stop strings, streams or sampling, and all of them are what they are without
+guesses: the search sees the same logits, but for the rounding of a run of several tokens. That is the last bits of a
+float in fp32. Where a graph quantizes activations with one scale for all that a run reads (dynamic int8), it is as much
+as between a batch and its rows one by one, and a choice that is nearly a tie may turn out otherwise.
+
+Guesses come from the row itself (``PromptLookup``) or from a smaller model of the same vocabulary (``Draft``). Reading
+ahead is worth its while because a run of a few tokens takes little longer than one of one token: most of its time goes
+into fetching the weights from memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from edgeport.errors import UsageError
+from edgeport.generate.config import GenerationConfig
+from edgeport.generate.model import FloatArray, IntArray, Model
+from edgeport.generate.result import log_softmax
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = ["Draft", "Guesser", "PromptLookup", "ReadAhead", "Rereading", "check_vocabularies", "guesser_for"]
+
+_FIRST = 4
+"""Tokens guessed at first; from then on success and failure decide."""
+
+_LONGEST_PAUSE = 8
+"""Most tokens without a guess after failures: what repetition costs while it is not yet noticed."""
+
+_NGRAM = 2
+"""transformers' default."""
+
+_CONFIDENCE = 0.4
+"""A draft goes on while its own probability is not below this, transformers' default."""
+
+
+class Rereading(Model, Protocol):
+    """A model that can take back what it read, and read several tokens at once: ``Decoder``."""
+
+    def extend(self, tokens: Sequence[int]) -> FloatArray:
+        """Let the single row read several tokens; the logits after each, float32 (tokens, vocab)."""
+
+    def truncate(self, length: int) -> None:
+        """Forget what the single row read after its first ``length`` tokens."""
+
+
+class Guesser(Protocol):
+    """Guesses how a row goes on."""
+
+    most: int
+    """Tokens that it is asked for at once, at most."""
+
+    def guess(self, row: Sequence[int], count: int) -> list[int]:
+        """Up to ``count`` tokens that may follow the row; none where it has no idea."""
+
+
+class PromptLookup:
+    """The row repeats itself: what came after its last tokens before comes again (Saxena 2023, prompt lookup decoding).
+
+    The longest match goes first, and of equally long ones the last. A match that overlaps the end is copied over and
+    over, as in LZ77: it is a loop.
+    """
+
+    def __init__(self, most: int, ngram: int) -> None:
+        """Look for the row's last ``ngram`` tokens, then for fewer."""
+        self.most = most
+        self._ngram = ngram
+
+    def guess(self, row: Sequence[int], count: int) -> list[int]:
+        tokens = np.asarray(row, np.int64)
+        # Ends of possible matches: where the row's last token stands, the row's own end left out.
+        ends = np.flatnonzero(tokens[:-1] == tokens[-1])
+        if not len(ends):
+            return []
+        for back in range(1, self._ngram):
+            longer = ends[ends >= back]
+            longer = longer[tokens[longer - back] == tokens[-1 - back]] if back < len(tokens) else longer[:0]
+            if not len(longer):
+                break
+            ends = longer
+        start = int(ends[-1]) + 1
+        period = len(tokens) - start
+        return [int(tokens[start + i % period]) for i in range(count)]
+
+
+class Draft:
+    """A smaller model's greedy continuation (Leviathan, Kalman and Matias 2023; Chen et al. 2023)."""
+
+    def __init__(self, model: Model, most: int, max_positions: int | None) -> None:
+        """Guess with ``model``, whose ``start`` reads only what it has not read yet (``Decoder``)."""
+        self.most = most
+        self._model = model
+        self._max_positions = max_positions
+
+    def guess(self, row: Sequence[int], count: int) -> list[int]:
+        if self._max_positions is not None:
+            count = min(count, self._max_positions - len(row))
+        if count < 1:
+            return []
+        found: list[int] = []
+        logits = self._model.start([row])
+        while True:
+            found.append(int(logits[0].argmax()))
+            if len(found) == count or log_softmax(logits)[0, found[-1]] < np.log(_CONFIDENCE):
+                return found
+            logits = self._model.step(np.array(found[-1:], np.int64))
+
+
+def check_vocabularies(tokenizer: Tokenizer, assistant: Tokenizer) -> None:
+    """Raise UsageError unless both tokenizers give the same numbers to the same tokens."""
+    own, other = (t.get_vocab(with_added_tokens=True) for t in (tokenizer, assistant))
+    if own != other:
+        different = sum(own.get(token) != number for token, number in other.items())
+        raise UsageError(
+            f"the assistant has {len(other)} tokens and the model {len(own)}, and {different} of the first differ from "
+            "the second: use an assistant with the same tokenizer."
+        )
+
+
+def guesser_for(
+    config: GenerationConfig, assistant: Model | None = None, *, max_positions: int | None = None
+) -> Guesser | None:
+    """What the options ask for; None for plain search.
+
+    Args:
+        config: ``prompt_lookup_num_tokens`` and ``max_matching_ngram_size``, or ``num_assistant_tokens``.
+        assistant: The draft model; its vocabulary is the caller's to check.
+        max_positions: Tokens that the assistant takes in all.
+
+    Raises:
+        UsageError: both were asked for, or beams or several continuations with one of them.
+    """
+    if config.prompt_lookup_num_tokens is None and assistant is None:
+        return None
+    if config.num_beams > 1 or config.num_return_sequences > 1:
+        raise UsageError(
+            "prompt_lookup_num_tokens and assistant guess for one continuation without beams: "
+            "leave num_beams and num_return_sequences out."
+        )
+    if assistant is None:
+        assert config.prompt_lookup_num_tokens is not None
+        return PromptLookup(config.prompt_lookup_num_tokens, config.max_matching_ngram_size or _NGRAM)
+    if config.prompt_lookup_num_tokens is not None:
+        raise UsageError("prompt_lookup_num_tokens and assistant are two ways to guess: leave one of them out.")
+    return Draft(assistant, config.num_assistant_tokens, max_positions)
+
+
+class ReadAhead:
+    """The model protocol over a model and a guesser, for one row."""
+
+    def __init__(
+        self, model: Rereading, guesser: Guesser, config: GenerationConfig, *, max_positions: int | None = None
+    ) -> None:
+        """Put them together.
+
+        Args:
+            model: Started with every row.
+            guesser: Guesses.
+            config: Its token budget: nothing is guessed beyond it.
+            max_positions: Tokens that the model takes in all; None if there is no limit.
+        """
+        self.vocab_size = model.vocab_size
+        self._model = model
+        self._guesser = guesser
+        self._config = config
+        self._max_positions = max_positions
+        self._row: list[int] = []
+        self._longest = 0
+        """Tokens of the row at its end; the last of them is not read."""
+        self._guessed: list[int] = []
+        """Guesses that the model has read and the search has not judged yet."""
+        self._offered = 0
+        """Guesses of the last run."""
+        self._logits: FloatArray = np.empty((0, 0), np.float32)
+        """After each guess that is still to be judged."""
+        self._pace = _Pace(guesser.most)
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> FloatArray:
+        """Read the one prompt."""
+        (prompt,) = prompts
+        self._row, self._guessed, self._offered = list(prompt), [], 0
+        self._longest = len(prompt) + self._config.budget(len(prompt), self._max_positions)
+        self._pace = _Pace(self._guesser.most)
+        return self._model.start(prompts)
+
+    def step(self, tokens: IntArray) -> FloatArray:
+        """The logits after one more token: of the last run, if it was guessed."""
+        (token,) = (int(token) for token in tokens)
+        if self._guessed:
+            if self._guessed[0] == token:
+                self._row.append(token)
+                logits, self._logits = self._logits[:1], self._logits[1:]
+                del self._guessed[0]
+                return logits
+            self._model.truncate(len(self._row))
+        if self._offered:
+            self._pace.learn(self._offered, self._offered - len(self._guessed))
+        self._row.append(token)
+        self._guessed = self._guess()
+        self._offered = len(self._guessed)
+        if not self._guessed:
+            return self._model.step(tokens)
+        logits = self._model.extend([token, *self._guessed])
+        self._logits = logits[1:]
+        return logits[:1]
+
+    def reorder(self, rows: IntArray) -> None:
+        """Nothing: there is one row."""
+
+    def _guess(self) -> list[int]:
+        count = min(self._pace.count(), self._longest - 1 - len(self._row))
+        guessed = self._guesser.guess(self._row, count) if count > 0 else []
+        known = (i for i, token in enumerate(guessed) if token >= self.vocab_size)
+        return guessed[: next(known, None)]
+
+
+class _Pace:
+    """How many tokens to guess: about as many as lately were right, and now and then none while guesses are wrong.
+
+    After guesses that were all right, twice as many; after a wrong one, one more than were right before it. Where even
+    the first guess is wrong, a pause follows, twice as long each time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = min(_FIRST, most)
+        self._pause = 0
+        self._waiting = 0
+
+    def count(self) -> int:
+        """Tokens to guess now; asked once before each run."""
+        if self._waiting:
+            self._waiting -= 1
+            return 0
+        return self._count
+
+    def learn(self, offered: int, right: int) -> None:
+        """So many were guessed, and so many of them were right until one was wrong."""
+        if right < offered:
+            self._count = min(right + 1, self._most)
+        elif offered == self._count:
+            self._count = min(2 * offered, self._most)
+        self._waiting = 0 if right else self._pause
+        self._pause = 0 if right else min(max(1, 2 * self._pause), _LONGEST_PAUSE)
