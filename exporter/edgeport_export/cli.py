@@ -18,7 +18,7 @@ from rich.table import Table
 
 from edgeport_export.pipeline import ExportResult, export
 from edgeport_export.progress import Progress
-from edgeport_export.recipe import OPSETS, PRECISIONS, Recipe
+from edgeport_export.recipe import BLOCK_SIZES, METHODS, OPSETS, PRECISIONS, Recipe
 from edgeport_export.source import settle_task
 from edgeport_export.tasks import TASKS
 
@@ -29,6 +29,8 @@ EPILOG = """\
 examples:
   edgeport export sentence-transformers/all-MiniLM-L6-v2 minilm
   edgeport export ./my-finetuned-bert intents --precision int8 --keep-fp32 'classifier'
+  edgeport export HuggingFaceTB/SmolLM2-135M-Instruct chat --precision int8,int4
+  edgeport export ./gpt2 writer --precision int4 --method gptq --calibration texts.txt
   edgeport export dslim/bert-base-NER ner --fixed-shape 1x128 --precision fp16
   edgeport export ./model out --dry-run
 """
@@ -53,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-fp32", metavar="REGEX", help="weights whose names it finds stay in fp32 when the rest is quantized"
     )
+    weights = parser.add_argument_group("weights quantized alone (int4; int8 of models that write text)")
+    weights.add_argument("--method", choices=METHODS, help="how they are rounded (default: rtn, to nearest)")
+    weights.add_argument("--block-size", type=int, choices=BLOCK_SIZES, help="weights that share a scale (default: 32)")
+    weights.add_argument("--asymmetric", action="store_true", help="give every block a zero point of its own")
+    weights.add_argument("--calibration", metavar="FILE", help="text that the model will see, for --method gptq")
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")
     parser.add_argument(
         "--trust-remote-code", action="store_true", default=None, help="run Python code that the model brings along"
@@ -93,6 +100,10 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
         "opset": args.opset,
         "fixed_shape": _shape(args.fixed_shape),
         "keep_fp32": args.keep_fp32,
+        "method": args.method,
+        "block_size": args.block_size,
+        "symmetric": False if args.asymmetric else None,
+        "calibration": args.calibration,
         "revision": args.revision,
         "trust_remote_code": args.trust_remote_code,
         "validate": False if args.no_validate else None,

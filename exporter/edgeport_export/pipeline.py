@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,17 @@ from edgeport_export.graph_io import (
 from edgeport_export.head import ExportHead
 from edgeport_export.passes import FINISH, PREPARE, run_passes
 from edgeport_export.progress import Progress
-from edgeport_export.quantize import quantize
+from edgeport_export.quantize import GPTQ, gptq, gptq_of, quantize
+from edgeport_export.quantize.blockwise import Quantized
 from edgeport_export.recipe import Recipe
-from edgeport_export.samples import Batch, capture_batch, padding_batches, timing_batches, validation_batches
+from edgeport_export.samples import (
+    Batch,
+    calibration_batches,
+    capture_batch,
+    padding_batches,
+    timing_batches,
+    validation_batches,
+)
 from edgeport_export.source import Source, load_source
 from edgeport_export.validate import Reference, Verdict, hides_padding, make_reference, validate
 
@@ -134,8 +143,10 @@ def _make(head: ExportHead, source: Source, recipe: Recipe, directory: Path, pro
         base = run_passes(captured.model, PREPARE)
     made = _Made(base.graph, package.capture_record(captured, base))
     progress.note(_capture_note(made.capture))
-    for precision in recipe.precisions:
-        variant, verdict = _make_variant(precision, base, source, recipe, reference, directory, progress)
+    # What is rounded before the capture changes the model, so it comes last.
+    for precision in sorted(recipe.precisions, key=lambda p: _gptq(p, source, recipe) is not None):
+        with _graph_for(precision, base, head, source, recipe, progress) as (graph, given):
+            variant, verdict = _make_variant(precision, graph, given, source, recipe, reference, directory, progress)
         if verdict is None or verdict.passed:
             made.variants[precision] = variant
             continue
@@ -147,6 +158,33 @@ def _make(head: ExportHead, source: Source, recipe: Recipe, directory: Path, pro
     _require_something(made)
     made.validation = _validation_record(reference, made.refused)
     return made
+
+
+def _gptq(precision: str, source: Source, recipe: Recipe) -> GPTQ | None:
+    return gptq_of(precision, recipe, generates=source.task.generates)
+
+
+@contextmanager
+def _graph_for(
+    precision: str, base: ir.Model, head: ExportHead, source: Source, recipe: Recipe, progress: Progress
+) -> Iterator[tuple[ir.Model, Mapping[str, Quantized]]]:
+    """The graph to make a variant of: ``base``, or one captured anew after GPTQ, with the integers that it chose."""
+    config = _gptq(precision, source, recipe)
+    if config is None:
+        yield base, {}
+        return
+    samples = calibration_batches(source, recipe)
+    # Rounding is in place, and the graph holds the model's own memory: the next variant's begins with the weights as
+    # they were, once this one's is done.
+    several = sum(_gptq(p, source, recipe) is not None for p in recipe.precisions) > 1
+    own = {name: weight.clone() for name, weight in source.model.state_dict().items()} if several else {}
+    with progress.stage("gptq", "Round the weights by GPTQ"):
+        given = gptq(source.model, samples, config)
+    with progress.stage("capture", "Capture the rounded graph"):
+        rounded = run_passes(_capture(head, source, recipe).model, PREPARE)
+    yield rounded, given
+    if own:
+        source.model.load_state_dict(own)
 
 
 def _capture(head: ExportHead, source: Source, recipe: Recipe) -> Captured:
@@ -182,6 +220,7 @@ def _hides_padding(head: ExportHead, source: Source, progress: Progress) -> bool
 def _make_variant(
     precision: str,
     base: ir.Model,
+    given: Mapping[str, Quantized],
     source: Source,
     recipe: Recipe,
     reference: Reference | None,
@@ -192,7 +231,7 @@ def _make_variant(
     name = f"model.{precision}.onnx"
     with progress.stage(precision, f"Make {precision}"):
         model = base.clone()
-        note = quantize(model, precision, recipe)
+        note = quantize(model, precision, recipe, generates=source.task.generates, given=given)
         model = run_passes(model, FINISH[precision])
         size = save_graph(model, directory / name)
         counts = operator_counts(model)

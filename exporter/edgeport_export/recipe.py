@@ -15,9 +15,11 @@ from typing import Any
 
 from edgeport.errors import UsageError
 
-__all__ = ["OPSETS", "PRECISIONS", "Limits", "Recipe"]
+__all__ = ["BLOCK_SIZES", "METHODS", "OPSETS", "PRECISIONS", "Limits", "Recipe"]
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+METHODS = ("rtn", "hqq", "gptq")
+BLOCK_SIZES = (16, 32, 64, 128)
 OPSETS = range(18, 24)
 
 
@@ -39,6 +41,7 @@ DEFAULT_LIMITS: Mapping[str, Limits] = {
     "fp32": Limits(max_abs=1e-3, cosine=0.999999, agreement=0.999),
     "fp16": Limits(max_abs=5e-2, cosine=0.9999, agreement=0.99),
     "int8": Limits(cosine=0.95),
+    "int4": Limits(cosine=0.9),
 }
 
 
@@ -58,6 +61,15 @@ class Recipe:
     """(batch, sequence), for accelerators that compile for one shape."""
     keep_fp32: str | None = None
     """Regular expression; the weights whose names it finds stay in fp32 when the rest is quantized."""
+    method: str = "rtn"
+    """How weights that are quantized alone (int4; int8 of models that write text) are rounded: to nearest, by
+    half-quadratic quantization, or by GPTQ, which needs sample texts."""
+    block_size: int = 32
+    """Weights that share a scale, where weights are quantized alone."""
+    symmetric: bool = True
+    """No zero points, where weights are quantized alone."""
+    calibration: str | None = None
+    """A text file of what the model will see, for methods that need samples."""
     revision: str | None = None
     trust_remote_code: bool = False
     validate: bool = True
@@ -71,6 +83,11 @@ class Recipe:
             raise UsageError(f"opset {self.opset} is not supported: choose {OPSETS[0]} to {OPSETS[-1]}.")
         if self.fixed_shape is not None and (len(self.fixed_shape) != 2 or min(self.fixed_shape) < 1):
             raise UsageError(f"fixed shape {self.fixed_shape} is not a batch and a length of at least 1: try 1x128.")
+        _one_of("method", (self.method,), METHODS)
+        if self.block_size not in BLOCK_SIZES:
+            raise UsageError(f"block size {self.block_size} is not supported: choose from {BLOCK_SIZES}.")
+        if self.method == "gptq" and self.calibration is None:
+            raise UsageError("gptq rounds by what the model does with sample texts: pass --calibration FILE.")
         _one_of("precision in limits", tuple(self.limits), PRECISIONS)
         try:
             re.compile(self.keep_fp32 or "")

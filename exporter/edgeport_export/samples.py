@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
-from edgeport.errors import ExportError
+from edgeport.errors import ExportError, UsageError
 from numpy.typing import NDArray
 
+from edgeport_export.recipe import Recipe
 from edgeport_export.source import Source
 
-__all__ = ["Batch", "capture_batch", "input_names", "padding_batches", "timing_batches", "validation_batches"]
+__all__ = [
+    "Batch",
+    "calibration_batches",
+    "capture_batch",
+    "input_names",
+    "padding_batches",
+    "timing_batches",
+    "validation_batches",
+]
 
 Batch = Mapping[str, NDArray[np.int64]]
 
@@ -97,6 +107,25 @@ def padding_batches(source: Source) -> list[tuple[Batch, Batch]]:
         length = alone["input_ids"].shape[1]
         pairs.append((alone, _encode(source, text, length=min(length + 9, max(source.max_length, length)))))
     return pairs
+
+
+def calibration_batches(source: Source, recipe: Recipe) -> list[dict[str, torch.Tensor]]:
+    """Pieces of the recipe's text, without padding: at most 128 of 128 tokens, from all over it.
+
+    Raises:
+        UsageError: the file cannot be read, or is too short for a piece.
+    """
+    try:
+        text = Path(recipe.calibration or "").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"--calibration {recipe.calibration!r} cannot be read ({e}): give a UTF-8 text file.") from e
+    ids = source.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    length = min(128, source.max_length)
+    pieces = [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
+    if not pieces:
+        raise UsageError(f"--calibration {recipe.calibration!r} has {len(ids)} tokens: give at least {length}.")
+    chosen = pieces[:: -(-len(pieces) // 128)]
+    return [{"input_ids": torch.tensor(chosen[i : i + 8])} for i in range(0, len(chosen), 8)]
 
 
 def timing_batches(source: Source, shape: tuple[int, int] | None = None) -> list[Batch]:

@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 
+from edgeport_export.quantize.blockwise import Grid, Quantized
 from edgeport_export.quantize.fp16 import convert_fp16
+from edgeport_export.quantize.gptq import GPTQ, gptq
+from edgeport_export.quantize.hqq import HalfQuadratic
 from edgeport_export.quantize.int8_dynamic import Int8Dynamic, QuantizationReport, quantize_int8_dynamic
+from edgeport_export.quantize.round_to_nearest import RoundToNearest
+from edgeport_export.quantize.weight_only import WeightOnly, quantize_weight_only
 from edgeport_export.recipe import Recipe
 
-__all__ = ["Int8Dynamic", "QuantizationReport", "quantize"]
+__all__ = ["GPTQ", "Grid", "Int8Dynamic", "QuantizationReport", "WeightOnly", "gptq", "gptq_of", "quantize"]
 
 
-def quantize(model: ir.Model, precision: str, recipe: Recipe) -> str:
-    """Turn the fp32 ``model`` into ``precision``, in place; returns one line on what was done."""
-    if precision == "int8":
+def quantize(
+    model: ir.Model,
+    precision: str,
+    recipe: Recipe,
+    *,
+    generates: bool = False,
+    given: Mapping[str, Quantized] | None = None,
+) -> str:
+    """Turn the fp32 ``model`` into ``precision``, in place; returns one line on what was done.
+
+    Args:
+        model: After the passes that prepare it.
+        precision: One of the recipe's.
+        recipe: Says how.
+        generates: Whether it writes text: reading its weights is then what takes the time, so they alone are quantized.
+        given: Integers that were chosen before the capture, see ``handed_over``.
+    """
+    if precision == "int8" and not generates:
         return str(quantize_int8_dynamic(model, Int8Dynamic(keep_fp32=recipe.keep_fp32)))
+    if precision in _BITS:
+        config = WeightOnly(
+            grid=_grid(precision, recipe),
+            rounding=HalfQuadratic() if recipe.method == "hqq" else RoundToNearest(),
+            keep_fp32=recipe.keep_fp32,
+        )
+        return f"{recipe.method}, blocks of {recipe.block_size}: {quantize_weight_only(model, config, given)}"
     if precision == "fp16":
         convert_fp16(model)
         return "weights and arithmetic in fp16"
     return "as captured"
+
+
+def gptq_of(precision: str, recipe: Recipe, *, generates: bool) -> GPTQ | None:
+    """The configuration of GPTQ where the variant is to be rounded by it, which comes before the capture."""
+    if recipe.method != "gptq" or precision not in _BITS or (precision == "int8" and not generates):
+        return None
+    return GPTQ(grid=_grid(precision, recipe), keep_fp32=recipe.keep_fp32)
+
+
+_BITS = {"int8": 8, "int4": 4}
+
+
+def _grid(precision: str, recipe: Recipe) -> Grid:
+    return Grid(_BITS[precision], recipe.block_size, recipe.symmetric)

@@ -1,0 +1,142 @@
+"""Sample texts on their way through a model's stacked blocks, with a look at what each layer reads.
+
+Methods that quantize block by block want the inputs of one block at a time, as the blocks before it, quantized already,
+make them. Knows torch modules, and nothing of quantization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+__all__ = ["BlockStream", "without_cache"]
+
+
+class BlockStream:
+    """The samples on their way through the blocks.
+
+    Each block is called as the model called it, with masks and positions of its own. Where one block's output is not
+    what the next one reads, the whole model runs up to the block instead: right for any model, and slower.
+    """
+
+    def __init__(self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> None:
+        self.model, self.batches = model, batches
+        self.blocks = list(_blocks(model))
+        self.calls: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = [[] for _ in self.blocks]
+        self.hidden: list[Any] = []
+        self.chained = all(block is not model for _, block in self.blocks)
+        if self.chained:
+            self._record()
+
+    def _record(self) -> None:
+        last: list[Any] = [None]
+
+        def before(index: int) -> Callable[..., None]:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                if index == 0 and args:
+                    self.hidden.append(args[0])
+                self.chained &= bool(args) and (index == 0 or args[0] is last[0])
+                self.calls[index].append((args[1:], kwargs))
+
+            return hook
+
+        def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            last[0] = _first(output)
+
+        handles = [b.register_forward_pre_hook(before(i), with_kwargs=True) for i, (_, b) in enumerate(self.blocks)]
+        handles += [b.register_forward_hook(after) for _, b in self.blocks]
+        try:
+            for batch in self.batches:
+                self.model(**batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.chained &= all(len(calls) == len(self.batches) for calls in self.calls)
+
+    def moments(self, index: int, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """The sum of x xᵀ over the inputs of each layer of block ``index``; only layers that were reached."""
+        sums: dict[str, Tensor] = {}
+
+        def hook(name: str) -> Callable[..., None]:
+            def add(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+                tensor = args[0] if args else next(iter(kwargs.values()))
+                inputs = tensor.reshape(-1, tensor.shape[-1]).float()
+                if name not in sums:
+                    sums[name] = torch.zeros(inputs.shape[1], inputs.shape[1])
+                sums[name].addmm_(inputs.T, inputs)
+
+            return add
+
+        handles = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers.items()]
+        try:
+            for _ in self._outputs(index):
+                pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return sums
+
+    def advance(self, index: int) -> None:
+        """Let the samples pass block ``index`` as it is now."""
+        if self.chained:
+            for at, output in enumerate(self._outputs(index)):
+                self.hidden[at] = output
+            self.calls[index].clear()
+
+    def _outputs(self, index: int) -> Iterator[Any]:
+        """Run block ``index`` on every batch."""
+        block = self.blocks[index][1]
+        if self.chained:
+            for hidden, (args, kwargs) in zip(self.hidden, self.calls[index], strict=True):
+                yield _first(block(hidden, *args, **kwargs))
+            return
+        for batch in self.batches:
+            handle = block.register_forward_hook(_stop)
+            try:
+                self.model(**batch)
+            except _Enough:
+                pass
+            finally:
+                handle.remove()
+            yield None
+
+
+class _Enough(Exception):  # noqa: N818 - nothing went wrong
+    """The block that was wanted has run."""
+
+
+def _stop(*_: Any) -> None:
+    raise _Enough
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple | list) else output
+
+
+def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The members of the outermost module lists with their name prefixes, in order; the model itself if it has none."""
+    lists = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    outermost = [n for n in lists if not any(n.startswith(f"{other}.") for other in lists)]
+    members = [(f"{n}.{i}.", block) for n in outermost for i, block in enumerate(model.get_submodule(n).children())]
+    with_layers = [(n, b) for n, b in members if any(isinstance(m, nn.Linear | Conv1D) for m in b.modules())]
+    yield from with_layers or [("", model)]
+
+
+@contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """A cache of keys and values would grow each time a block runs."""
+    config = getattr(model, "config", None)
+    before = getattr(config, "use_cache", None)
+    if config is None or before is None:
+        yield
+        return
+    config.use_cache = False
+    try:
+        yield
+    finally:
+        config.use_cache = before
