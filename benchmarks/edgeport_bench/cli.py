@@ -19,7 +19,10 @@ from edgeport_bench.report import as_json, print_report
 
 __all__ = ["DESCRIPTION", "EPILOG", "add_arguments", "run"]
 
-DESCRIPTION = "Measure a bundle: latency by batch and length, throughput, load time, memory and size of each variant."
+DESCRIPTION = """\
+Measure a bundle: latency by batch and length, throughput, load time, memory and size of each variant.
+Of a model that writes text: the time to its first token by the prompt's length, and of each token after it.
+"""
 EPILOG = """\
 Each variant runs in a process of its own, and all of them take turns, so that the machine's moods hit them alike.
 A speed-up is the ratio of the medians, with the interval that holds it with 95 % confidence.
@@ -29,6 +32,7 @@ examples:
   edgeport bench minilm --against torch=sentence-transformers/all-MiniLM-L6-v2
   edgeport bench minilm --variant int8 --batch 1,32 --length 16,64,256 --threads 1
   edgeport bench minilm --json > bench.json
+  edgeport bench writer --length 16,512 --new-tokens 128 --against torch=models/writer
 """
 
 
@@ -44,8 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--provider", action="append", default=[], metavar="NAME", help="execution provider, best first; repeatable"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="default: the cores that this process may use")
-    parser.add_argument("--batch", metavar="LIST", help="batch sizes, comma-separated (default: 1,8)")
-    parser.add_argument("--length", metavar="LIST", help="lengths in tokens, comma-separated (default: 16,128)")
+    parser.add_argument(
+        "--batch", metavar="LIST", help="batch sizes, comma-separated (default: 1,8; text-generation: 1)"
+    )
+    parser.add_argument(
+        "--length",
+        metavar="LIST",
+        help="lengths in tokens, comma-separated (default: 16,128); text-generation: of prompts (default: 16,128,512, "
+        "as far as the context goes)",
+    )
+    parser.add_argument(
+        "--new-tokens", type=int, metavar="N", help="text-generation: tokens written after each prompt (default: 64)"
+    )
     parser.add_argument(
         "--seconds",
         type=float,
@@ -71,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         batches=_numbers("--batch", args.batch),
         lengths=_numbers("--length", args.length),
+        new_tokens=args.new_tokens,
         seconds=args.seconds,
         against=args.against,
         cold=args.cold,

@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Latency", "Ratio", "Throughput", "latency", "least_cosine", "ratio_of_medians", "throughput"]
+__all__ = [
+    "Latency",
+    "Ratio",
+    "Throughput",
+    "agreement",
+    "latency",
+    "least_cosine",
+    "median_rate",
+    "ratio_of_medians",
+    "throughput",
+]
 
 Rounds = Sequence[Sequence[float]]
 """Milliseconds of each run, by the round in which it was taken."""
@@ -64,6 +74,11 @@ def throughput(rounds: Rounds, batch: int, length: int) -> Throughput:
     return Throughput(texts, texts * length)
 
 
+def median_rate(rounds: Rounds, tokens: int) -> float:
+    """Tokens a second where each run, ``tokens`` at once, takes as long as the median one."""
+    return tokens * 1e3 / float(np.median(_flat(rounds)))
+
+
 def ratio_of_medians(
     numerator: Rounds, denominator: Rounds, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> Ratio:
@@ -105,6 +120,11 @@ def least_cosine(ours: Mapping[str, npt.NDArray[Any]], theirs: Mapping[str, npt.
     if ours.keys() != theirs.keys() or any(ours[n].shape != theirs[n].shape for n in ours):
         return -1.0
     return min(_row_cosine(ours[n], theirs[n]) for n in ours)
+
+
+def agreement(ours: npt.NDArray[np.int64], theirs: npt.NDArray[np.int64]) -> float:
+    """The share of tokens, (batch, tokens), that are the same; 0 for other shapes."""
+    return float((ours == theirs).mean()) if ours.shape == theirs.shape else 0.0
 
 
 def _row_cosine(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:

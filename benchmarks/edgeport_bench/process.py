@@ -46,13 +46,14 @@ class Worker:
         loaded = self._ask({"op": "load", "options": dict(self.spec.options)})
         return {**loaded, "import_ms": imported["import_ms"]}
 
-    def feed(self, feeds: Feeds) -> None:
-        """The tensors for the runs that follow."""
-        self._ask({"op": "feed", "feeds": {name: array.tolist() for name, array in feeds.items()}})
+    def feed(self, feeds: Feeds, new_tokens: int = 0) -> None:
+        """The tensors for the runs that follow, and how many tokens each of these writes; 0 only reads."""
+        listed = {name: array.tolist() for name, array in feeds.items()}
+        self._ask({"op": "feed", "feeds": listed, "new_tokens": new_tokens})
 
-    def run(self, times: int, *, untimed: int = 0) -> list[float]:
-        """Milliseconds of each of ``times`` runs, after ``untimed`` ones."""
-        samples: list[float] = self._ask({"op": "run", "times": times, "untimed": untimed})["ms"]
+    def run(self, times: int, *, untimed: int = 0) -> list[list[float]]:
+        """Milliseconds of each of ``times`` runs, after ``untimed`` ones: one number, or one for each written token."""
+        samples: list[list[float]] = self._ask({"op": "run", "times": times, "untimed": untimed})["ms"]
         return samples
 
     def outputs(self) -> dict[str, npt.NDArray[Any]]:
@@ -62,6 +63,11 @@ class Worker:
             self._ask({"op": "outputs", "path": str(path)})
             with np.load(path, allow_pickle=False) as arrays:
                 return dict(arrays)
+
+    def tokens(self, given: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
+        """What is written after the tensors fed last, (batch, new tokens), or would be along the tokens ``given``."""
+        listed = None if given is None else given.tolist()
+        return np.array(self._ask({"op": "tokens", "given": listed})["tokens"], dtype=np.int64)
 
     def memory(self) -> dict[str, int | None]:
         """Bytes in memory: ``rss`` now, ``peak_rss`` since the start; None where the system does not tell."""

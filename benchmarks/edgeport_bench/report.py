@@ -12,15 +12,19 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from edgeport_bench.harness import Measurement, SubjectRecord
+from edgeport_bench.harness import FIRST, NEXT, READ, Measurement, SubjectRecord
 from edgeport_bench.machine import Machine
-from edgeport_bench.measure import Ratio, latency, ratio_of_medians, throughput
+from edgeport_bench.measure import Ratio, latency, median_rate, ratio_of_medians, throughput
 
 __all__ = ["BenchReport", "as_json", "print_report", "speedups", "wrong_outputs"]
 
 SCHEMA = 1
 LEAST_COSINE = 0.9
 """Below it a subject computes something else than the reference, and its speed is not compared."""
+LEAST_AGREEMENT = 0.7
+"""Likewise, of the tokens that it would write after the same text."""
+
+_TITLES = {FIRST: "The first token, by the prompt's length", NEXT: "Each token after it"}
 
 
 @dataclass(frozen=True)
@@ -46,25 +50,26 @@ def speedups(report: BenchReport) -> list[Ratio | None]:
 
     None for the baseline itself, where there is none, and for outputs that are not the reference's.
     """
-    baseline = {(m.batch, m.length): m.rounds for m in report.measurements if m.subject == report.baseline}
+    baseline = {(m.batch, m.length, m.phase): m.rounds for m in report.measurements if m.subject == report.baseline}
     return [
         None
         if not baseline or m.subject == report.baseline or _is_wrong(m)
-        else ratio_of_medians(baseline[m.batch, m.length], m.rounds)
+        else ratio_of_medians(baseline[m.batch, m.length, m.phase], m.rounds)
         for m in report.measurements
     ]
 
 
 def wrong_outputs(measurements: Sequence[Measurement], reference: str | None) -> list[str]:
     """One sentence for each subject whose outputs are not the reference's."""
-    worst: dict[str, float] = {}
-    for m in measurements:
-        if _is_wrong(m) and m.cosine is not None:
-            worst[m.subject] = min(m.cosine, worst.get(m.subject, 1.0))
+    found = {}
+    for m in sorted(filter(_is_wrong, measurements), key=lambda m: m.cosine or m.agreement or 0.0, reverse=True):
+        if m.agreement is None:
+            found[m.subject] = f"cosine {m.cosine:.3f}, at least {LEAST_COSINE} is asked for"
+        else:
+            found[m.subject] = f"{m.agreement:.0%} of its tokens, at least {LEAST_AGREEMENT:.0%} is asked for"
     return [
-        f"{name} gives other outputs than {reference} (cosine {cosine:.3f}, at least {LEAST_COSINE} is asked for): "
-        "its speed is not compared."
-        for name, cosine in worst.items()
+        f"{name} gives other outputs than {reference} ({how}): its speed is not compared."
+        for name, how in found.items()
     ]
 
 
@@ -72,10 +77,11 @@ def as_json(report: BenchReport) -> dict[str, Any]:
     """Plain types; times in milliseconds, sizes in bytes, raw samples by round."""
     rows = []
     for m, speedup in zip(report.measurements, speedups(report), strict=True):
-        found, rate = latency(m.rounds), throughput(m.rounds, m.batch, m.length)
+        found = latency(m.rounds)
         rows.append(
             {
                 "subject": m.subject,
+                "phase": m.phase,
                 "batch": m.batch,
                 "length": m.length,
                 "p50_ms": found.p50,
@@ -83,9 +89,9 @@ def as_json(report: BenchReport) -> dict[str, Any]:
                 "p99_ms": found.p99,
                 "mean_ms": found.mean,
                 "runs": found.runs,
-                "texts_per_second": rate.texts,
-                "tokens_per_second": rate.tokens,
+                **_rates(m),
                 "cosine": m.cosine,
+                "agreement": m.agreement,
                 "speedup": None if speedup is None else dataclasses.asdict(speedup),
                 "samples_ms": [[round(ms, 4) for ms in r] for r in m.rounds],
             }
@@ -114,36 +120,56 @@ def print_report(report: BenchReport, console: Console) -> None:
         f"{machine.versions.get('onnxruntime', '?')}[/]",
         highlight=False,
     )
-    console.print(_speed_table(report))
+    for phase in dict.fromkeys(m.phase for m in report.measurements):
+        console.print(_speed_table(report, phase))
     console.print(_cost_table(report))
     for warning in report.warnings:
         console.print(f"[yellow]![/] {warning}", highlight=False)
 
 
-def _speed_table(report: BenchReport) -> Table:
-    table = _table("shape", "subject", caption=_caption(report))
-    for name in ("p50", "p90", "p99", "texts/s", "tokens/s", *(["cosine"] if report.reference else [])):
+def _speed_table(report: BenchReport, phase: str) -> Table:
+    last = phase != FIRST  # of two tables, the second explains both
+    table = _table("shape", "subject", title=_TITLES.get(phase), caption=_caption(report, phase) if last else None)
+    rates = ("texts/s", "tokens/s") if phase == READ else ("tokens/s",)
+    likeness = "cosine" if phase == READ else "same"
+    for name in ("p50", "p90", "p99", *rates, *([likeness] if report.reference else [])):
         table.add_column(name, justify="right")
     if report.baseline:
         table.add_column("speed-up", no_wrap=True)
     previous = None
     for m, speedup in zip(report.measurements, speedups(report), strict=True):
+        if m.phase != phase:
+            continue
         shape = f"{m.batch} × {m.length}"
         if previous not in (None, shape):
             table.add_section()
-        found, rate = latency(m.rounds), throughput(m.rounds, m.batch, m.length)
+        found = latency(m.rounds)
         cells = [
             shape if shape != previous else "",
             m.subject,
-            *(_short(number) for number in (found.p50, found.p90, found.p99, rate.texts, rate.tokens)),
+            *(_short(number) for number in (found.p50, found.p90, found.p99, *_rates(m).values())),
         ]
         if report.reference:
-            cells.append("–" if m.cosine is None else f"{m.cosine:.4f}")
+            cells.append(_likeness_cell(m))
         if report.baseline:
             cells.append(_speedup_cell(m, speedup, report.baseline))
         table.add_row(*cells)
         previous = shape
     return table
+
+
+def _rates(m: Measurement) -> dict[str, float]:
+    """Texts and tokens a second; of writing, tokens alone: of the prompts that are read, or of the texts that grow."""
+    if m.phase == READ:
+        rate = throughput(m.rounds, m.batch, m.length)
+        return {"texts_per_second": rate.texts, "tokens_per_second": rate.tokens}
+    return {"tokens_per_second": median_rate(m.rounds, m.batch * (m.length if m.phase == FIRST else 1))}
+
+
+def _likeness_cell(m: Measurement) -> str:
+    if m.agreement is not None:
+        return f"{m.agreement:.1%}"
+    return "–" if m.cosine is None else f"{m.cosine:.4f}"
 
 
 def _speedup_cell(m: Measurement, speedup: Ratio | None, baseline: str) -> str:
@@ -171,17 +197,29 @@ def _cost_table(report: BenchReport) -> Table:
     return table
 
 
-def _table(*columns: str, caption: str | None = None) -> Table:
+def _table(*columns: str, title: str | None = None, caption: str | None = None) -> Table:
     """Narrow enough for 80 columns of text."""
-    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False, caption=caption, caption_justify="left")
+    table = Table(
+        box=SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+    )
     for name in columns:
         table.add_column(name, no_wrap=True)
     return table
 
 
-def _caption(report: BenchReport) -> str:
+def _caption(report: BenchReport, phase: str) -> str:
     parts = ["shape: batch × tokens; p50, p90, p99: milliseconds"]
-    if report.reference:
+    if phase == NEXT:
+        parts = ["shape: batch × tokens of the prompt; p50, p90, p99: milliseconds; tokens/s: at the median"]
+    if report.reference and phase == NEXT:
+        parts.append(f"same: tokens of {report.reference}'s greedy text that it would write too")
+    elif report.reference:
         parts.append(f"cosine: the least of any row of outputs with that of {report.reference}")
     if report.baseline:
         parts.append(f"speed-up over {report.baseline}: ratio of medians, 95 % interval")
@@ -194,4 +232,6 @@ def _short(number: float) -> str:
 
 
 def _is_wrong(m: Measurement) -> bool:
+    if m.agreement is not None:
+        return m.agreement < LEAST_AGREEMENT
     return m.cosine is not None and m.cosine < LEAST_COSINE

@@ -30,12 +30,20 @@ class NotingWorker:
     def load(self) -> dict[str, Any]:
         return {"import_ms": 1.0, "load_ms": 2.0, "rss": 3, "about": {"size_bytes": 4}}
 
-    def feed(self, feeds: Any) -> None:
-        self._fed = feeds
+    def feed(self, feeds: Any, new_tokens: int = 0) -> None:
+        self._new_tokens = new_tokens
 
-    def run(self, times: int, *, untimed: int = 0) -> list[float]:
+    def run(self, times: int, *, untimed: int = 0) -> list[list[float]]:
         NOTES.append((self.spec.name, "run", times, untimed))
-        return [self._ms] * times
+        return [[self._ms] + [0.25] * (self._new_tokens - 1) for _ in range(times)]
+
+    def tokens(self, given: np.ndarray | None = None) -> np.ndarray:
+        """Subject ``a`` writes threes; ``b`` prefers a four behind every other one."""
+        written = np.full((1, self._new_tokens), 3)
+        if given is not None:
+            assert (given == written).all()
+            written[:, ::2] = 4
+        return written
 
     def outputs(self) -> dict[str, np.ndarray]:
         return {"x": np.array([[1.0, {"a": 0.0, "b": 1.0}[self.spec.name]]])}
@@ -86,6 +94,17 @@ def test_outputs_are_compared_with_the_reference() -> None:
     records, measurements = harness.measure_subjects(SPECS, FEEDS, seconds=0.01, reference="a")
     assert [m.cosine for m in measurements] == [None, pytest.approx(0.5**0.5)]
     assert [(r.name, r.load_ms, r.loaded_rss, r.peak_rss) for r in records] == [("a", 2.0, 3, 6), ("b", 2.0, 3, 6)]
+
+
+def test_written_tokens_are_timed_one_by_one_and_compared_along_the_reference_s() -> None:
+    _, measurements = harness.measure_subjects(SPECS, FEEDS, seconds=0.01, reference="a", new_tokens=4)
+    assert [(m.subject, m.phase) for m in measurements] == [
+        ("a", harness.FIRST), ("b", harness.FIRST), ("a", harness.NEXT), ("b", harness.NEXT),
+    ]  # fmt: skip
+    assert {ms for m in measurements[:2] for r in m.rounds for ms in r} == {1.0, 100.0}
+    assert {(len(r), *r) for m in measurements[2:] for r in m.rounds} == {(3, 0.25, 0.25, 0.25)}
+    assert [m.agreement for m in measurements] == [None, 0.5] * 2
+    assert {m.cosine for m in measurements} == {None}
 
 
 def test_an_error_ends_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:

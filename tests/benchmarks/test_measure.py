@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 import pytest
-from edgeport_bench.measure import latency, least_cosine, ratio_of_medians, throughput
+from edgeport_bench.measure import agreement, latency, least_cosine, median_rate, ratio_of_medians, throughput
 from scipy.stats import bootstrap
 from sklearn.metrics.pairwise import cosine_similarity
 
@@ -100,3 +100,12 @@ def test_least_cosine_is_the_smallest_of_all_rows_and_outputs() -> None:
 )
 def test_least_cosine_of_what_has_no_angle(ours: dict[str, np.ndarray], wanted: float) -> None:
     assert least_cosine(ours, {"x": np.array([[1.0, 0.0], [0.0, 0.0]])}) == wanted
+
+
+def test_a_rate_is_that_of_the_median_run() -> None:
+    assert median_rate([[1.0, 4.0], [2.0]], 8) == 4000.0
+
+
+def test_agreement_is_a_share_of_tokens() -> None:
+    assert agreement(np.array([[1, 2], [3, 4]]), np.array([[1, 2], [4, 4]])) == 0.75
+    assert agreement(np.array([[1, 2]]), np.array([[1, 2, 3]])) == 0.0

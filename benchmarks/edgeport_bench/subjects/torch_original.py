@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 
 from edgeport_bench.subjects import Array
 
-__all__ = ["TorchOriginal", "open_subject"]
+__all__ = ["TorchOriginal", "describe_model", "load_model", "open_subject"]
 
 
 class TorchOriginal:
@@ -40,16 +40,32 @@ class TorchOriginal:
             return {name: result[name].numpy() for name in self._outputs}
 
     def describe(self) -> dict[str, Any]:
-        weights = {t.data_ptr(): t.nbytes for t in self._model.state_dict().values()}  # tied ones count once
-        attention = getattr(self._model.config, "_attn_implementation", None)
-        return {"size_bytes": sum(weights.values()), "attention": attention, "threads": torch.get_num_threads()}
+        return describe_model(self._model)
 
     def close(self) -> None:
         del self._model
 
 
 def open_subject(options: Mapping[str, Any]) -> TorchOriginal:
-    """Load the original.
+    """Load the original, with the head that the outputs ask for.
+
+    Raises:
+        UsageError: there is no such model, or transformers lacks its class.
+    """
+    model, outputs = load_model(options), options["outputs"]
+    head = _sentence_head(options["model"]) if outputs == ["sentence_embedding"] else None
+    return TorchOriginal(model, head, outputs)
+
+
+def describe_model(model: Any) -> dict[str, Any]:
+    """What a reader should know of a model in torch."""
+    weights = {t.data_ptr(): t.nbytes for t in model.state_dict().values()}  # tied ones count once
+    attention = getattr(model.config, "_attn_implementation", None)
+    return {"size_bytes": sum(weights.values()), "attention": attention, "threads": torch.get_num_threads()}
+
+
+def load_model(options: Mapping[str, Any]) -> Any:
+    """The transformers model in fp32. Options: model, architecture, threads.
 
     Raises:
         UsageError: there is no such model, or transformers lacks its class.
@@ -63,15 +79,12 @@ def open_subject(options: Mapping[str, Any]) -> TorchOriginal:
     if cls is None:
         raise UsageError(f"transformers {transformers.__version__} has no {architecture}: leave --against torch away.")
     try:
-        model = cls.from_pretrained(name, dtype=torch.float32).eval()
+        return cls.from_pretrained(name, dtype=torch.float32).eval()
     except (OSError, ValueError) as e:
         reason = str(e).strip().split("\n")[0][:160].rstrip(".")
         raise UsageError(
             f"the original {name!r} cannot be loaded ({reason}): give its folder or hub id, --against torch=MODEL."
         ) from e
-    outputs = options["outputs"]
-    head = _sentence_head(name) if outputs == ["sentence_embedding"] else None
-    return TorchOriginal(model, head, outputs)
 
 
 def _sentence_head(name: str) -> Any:

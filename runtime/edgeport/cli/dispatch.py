@@ -36,6 +36,7 @@ class Command:
 COMMANDS: Mapping[str, Command] = {
     "export": Command("edgeport_export.cli", "turn a Hugging Face model into a bundle", "export"),
     "run": Command("edgeport.cli.run", "run a bundle on texts; results as JSON lines"),
+    "chat": Command("edgeport.cli.chat", "talk with a bundle that writes text"),
     "inspect": Command("edgeport.cli.inspect", "show what is in a bundle"),
     "verify": Command("edgeport.cli.verify", "check a bundle: schema, hashes, and every graph"),
     "evaluate": Command("edgeport_bench.quality.cli", "score a bundle on labelled data", "bench"),

@@ -64,6 +64,8 @@ def _items(
             yield Item(text if pair is None else {"text": text, "text_pair": pair})
         elif task == "text-classification":
             yield _split(named or {}, ("text", "text_pair"))
+        elif task == "text-generation" and named is not None:
+            yield _lone_text(named, (*_TEXT_KEYS, "messages"))
         else:
             yield Item(text) if named is None else _lone_text(named)
 
@@ -105,8 +107,9 @@ def _split(named: Mapping[str, Any], keys: tuple[str, ...]) -> Item:
     return Item({k: v for k, v in named.items() if k in keys}, {k: v for k, v in named.items() if k not in keys})
 
 
-def _lone_text(named: Mapping[str, Any]) -> Item:
-    key = next((key for key in _TEXT_KEYS if key in named), None)
+def _lone_text(named: Mapping[str, Any], keys: tuple[str, ...] = _TEXT_KEYS) -> Item:
+    key = next((key for key in keys if key in named), None)
     if key is None:
-        raise InputError(f"the JSON object has {', '.join(named) or 'no key'}, and no text: add the key 'text'.")
+        wanted = "'text'" if keys == _TEXT_KEYS else "'text' or 'messages'"
+        raise InputError(f"the JSON object has {', '.join(named) or 'no key'}, and no text: add the key {wanted}.")
     return Item(named[key], {k: v for k, v in named.items() if k != key})

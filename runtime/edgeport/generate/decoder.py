@@ -278,7 +278,7 @@ class _Plugged(Decoder):
         if held is not None and held.shape == array.shape:
             held[...] = array
             return
-        self._inputs[name] = held = np.ascontiguousarray(array)
+        self._inputs[name] = held = np.array(array, order="C")  # our own: later tokens are written over it
         self._binding.input(name, held)
 
 

@@ -179,6 +179,12 @@ class TextGeneration(Pipeline):
             if piece := stream.end():
                 yield piece
 
+    def count(
+        self, inputs: str | Chat, *, tools: Sequence[Any] | None = None, documents: Sequence[Any] | None = None
+    ) -> int:
+        """How many tokens a text or a chat has as a prompt; errors are those of a call."""
+        return len(self._prompt(inputs, None, tools=tools, documents=documents).tokens)
+
     def logprobs(self, text: str, *, window: int | None = None) -> npt.NDArray[np.float32]:
         """The log-probability, in nats, of every token of a text but the first; perplexity is exp of minus their mean.
 

@@ -50,7 +50,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"edgeport {__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["run", "inspect", "verify"])
+@pytest.mark.parametrize("name", ["run", "chat", "inspect", "verify"])
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert main([name, "--help"]) == 0
     out = capsys.readouterr().out

@@ -12,6 +12,7 @@ from edgeport.cli import main
 from edgeport.cli import run as run_command
 from edgeport.cli.items import items_of
 from edgeport.errors import InputError, UsageError
+from edgeport.generate import Decoder
 
 
 @pytest.fixture
@@ -190,3 +191,95 @@ def test_items_of_tasks_with_one_text() -> None:
         values("fill-mask", '{"other": 1}')
     with pytest.raises(UsageError, match="--text-pair is for"):
         values("fill-mask", "x", text_pair="y")
+
+
+def test_items_of_text_generation() -> None:
+    task, chat = "text-generation", [{"role": "user", "content": "Hello!"}]
+    assert values(task, json.dumps({"messages": chat, "seed": 3})) == [(chat, {"seed": 3})]
+    assert values(task, '{"text": "Once", "top_k": 2}', "{Once") == [("Once", {"top_k": 2}), ("{Once", {})]
+    with pytest.raises(InputError, match=r"has prompt, and no text: add the key 'text' or 'messages'\."):
+        values(task, '{"prompt": "Once"}')
+    with pytest.raises(InputError, match=r"add the key 'text'\."):
+        values("fill-mask", json.dumps({"messages": chat}))
+
+
+GREEDY = ("--greedy", "--variant", "fp32", "--threads", "1", "--max-new-tokens", "6")
+
+
+@pytest.fixture(scope="module")
+def go_on(tiny_writer: Any) -> Callable[..., Any]:
+    """What transformers' pipeline makes of a prompt."""
+    from transformers import pipeline
+
+    pipe = pipeline("text-generation", str(tiny_writer.original))
+    return lambda prompt, **options: pipe(prompt, do_sample=False, **{"max_new_tokens": 6, **options})
+
+
+def test_texts_and_chats_go_on_as_with_transformers(
+    tiny_writer: Any, go_on: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = [{"role": "user", "content": "over water"}]
+    texts = ["the train", json.dumps({"messages": chat}), json.dumps({"text": "an hour", "max_new_tokens": 2})]
+    assert main(["run", str(tiny_writer.bundle), *GREEDY, *texts]) == 0
+    assert lines(capsys) == [go_on("the train"), go_on(chat), go_on("an hour", max_new_tokens=2)]
+
+
+@pytest.mark.parametrize("size", ["1", "3"])
+def test_prompts_on_stdin_in_batches(
+    tiny_writer: Any, go_on: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    texts = ["the train", "over water and over water", "an hour", "was"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(texts)))
+    rows: list[int] = []
+    start = Decoder.start
+    monkeypatch.setattr(Decoder, "start", lambda self, prompts: (rows.append(len(prompts)), start(self, prompts))[1])
+    assert main(["run", str(tiny_writer.bundle), *GREEDY, "--batch-size", size]) == 0
+    assert lines(capsys) == [go_on(text) for text in texts]
+    assert rows[0] == int(size)
+
+
+def test_a_stream_prints_the_new_text(tiny_writer: Any, go_on: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["the train", '{"messages": [{"role": "user", "content": "over water"}], "max_new_tokens": 3}']
+    assert main(["run", str(tiny_writer.bundle), *GREEDY, "--stream", *texts]) == 0
+    chat = json.loads(texts[1])["messages"]
+    news = [go_on(texts[0], return_full_text=False), go_on(chat, max_new_tokens=3, return_full_text=False)]
+    assert capsys.readouterr().out == "".join(f"{new[0]['generated_text']}\n" for new in news)
+
+
+def test_sampling_is_repeatable_by_its_seed(tiny_writer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, warmth in (("1", "5"), ("1", "5"), ("2", "5")):
+        assert main(["run", str(tiny_writer.bundle), "the", "--seed", seed, "--temperature", warmth]) == 0
+    first, again, other = lines(capsys)
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["a", "--max-new-tokens", "0"], "max_new_tokens=0 is not allowed"),
+        (["a", "--greedy", "--top-p", "0.5"], "--greedy takes the likeliest token, and --top-p chooses"),
+        (["a", "--stream", "--batch-size", "2"], "leave --batch-size out"),
+        (["a", "--stream", "--option", "num_beams=2"], "no beams"),
+        (["a", "--candidate-labels", "b"], "generation option 'candidate_labels' is unknown"),
+        (['{"text": "a", "inputs": "b"}'], "'inputs' is the text itself"),
+        (['{"text": "a", "inputs": "b"}', "--stream"], "'inputs' is the text itself"),
+        (['{"messages": []}'], "takes a text or a list of messages"),
+        (['{"messages": [{"role": "user"}]}'], "is not a dictionary with role and content"),
+        (["water " * 120], "the model takes 96"),
+    ],
+)
+def test_wrong_calls_of_text_generation(
+    tiny_writer: Any, capsys: pytest.CaptureFixture[str], argv: list[str], message: str
+) -> None:
+    assert main(["run", str(tiny_writer.bundle), *argv]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+
+
+def test_generation_options_are_for_text_generation(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", path, "good", "--stream"]) == 2
+    assert main(["run", path, "good", "--max-new-tokens", "3"]) == 2
+    stream, tokens = capsys.readouterr().err.splitlines()
+    assert "--stream is for text-generation, and this bundle is for text-classification" in stream
+    assert "has no option 'max_new_tokens'" in tokens
