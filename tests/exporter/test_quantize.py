@@ -138,3 +138,20 @@ def test_fp16_keeps_inputs_and_outputs() -> None:
     assert got.dtype == np.float32
     assert 0 < relative_error(got, want) < 2e-3
     assert {v.const_value.dtype for v in model.graph.initializers.values()} == {ir.DataType.FLOAT16}
+
+
+@pytest.mark.parametrize(("adds", "skipped"), [("b", 0), ("extra", 1)])
+def test_what_a_gemm_adds_is_never_lost(adds: str, skipped: int) -> None:
+    rng = np.random.default_rng(0)
+    weight, bias, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((16, 8), (8,), (3, 16)))
+    model = ir.from_onnx_text(
+        f"""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[3, 16] x, float[8] extra) => (float[3, 8] y) <float[16, 8] w, float[8] b>
+        {{ c = Add(b, extra)  y = Gemm(x, w, {adds}) }}""",
+        initializers=[ir.tensor(weight, name="w"), ir.tensor(bias, name="b")],
+    )
+    report = quantize_int8_dynamic(model, Int8Dynamic())
+    assert len(report.skipped) == skipped
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    (got,) = session.run(None, {"x": x, "extra": bias})
+    assert relative_error(got, x @ weight + bias) < 0.02

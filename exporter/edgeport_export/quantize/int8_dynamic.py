@@ -120,13 +120,16 @@ class _Quantizer:
         weight = node.inputs[1]
         if not is_weight(weight, rank=2) or not self._wanted(weight):
             return
-        if attributes.get("transA", 0) or attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        scaled = (
+            attributes.get("transA", 0) or attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0
+        )
+        if scaled or (bias is not None and not is_weight(bias, rank=1)):
             self.report.quantized.remove(_name(weight))
-            self.report.skipped[_name(weight)] = "scaled Gemm"
+            self.report.skipped[_name(weight)] = "scaled Gemm" if scaled else "Gemm that adds more than a constant bias"
             return
         quantized, scale = self._by_column(weight, transpose=bool(attributes.get("transB", 0)))
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        inputs = [node.inputs[0], quantized, scale, None, bias if is_weight(bias, rank=1) else None]
+        inputs = [node.inputs[0], quantized, scale, None, bias]
         fused = ir.node("DynamicQuantizeMatMul", inputs, domain="com.microsoft", name=node.name)
         new, old = fused.outputs[0], node.outputs[0]
         new.name, new.type, new.shape = old.name, old.type, old.shape
