@@ -97,8 +97,8 @@ def _spoil(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     """Damage a weight of one variant after it was made, as a wrong pass would."""
     original = pipeline.quantize
 
-    def spoiled(model: Any, chosen: str, recipe: Recipe) -> str:
-        note = original(model, chosen, recipe)
+    def spoiled(model: Any, chosen: str, recipe: Recipe, **more: Any) -> str:
+        note = original(model, chosen, recipe, **more)
         if chosen == precision:
             name, value = next(
                 (k, v) for k, v in model.graph.initializers.items() if v.const_value.shape == [3] and "bias" in k

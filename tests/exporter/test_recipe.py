@@ -28,7 +28,7 @@ def test_toml_changes_only_what_it_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('precisions = ["int4"]', "precision 'int4' is not known"),
+        ('precisions = ["int2"]', "precision 'int2' is not known"),
         ("precisions = []", "name at least one"),
         ("opset = 9", "choose 18 to 23"),
         ("fixed_shape = [1]", "1x128"),

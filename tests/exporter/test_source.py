@@ -21,6 +21,7 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
+    BartForConditionalGeneration,
     BertForSequenceClassification,
     BertLMHeadModel,
     PreTrainedTokenizerFast,
@@ -163,6 +164,9 @@ def test_an_architecture_without_a_task(folder: Path) -> None:
         ("MPNetForTokenClassification", "token-classification"),
         ("NewFangledForSequenceClassification", "text-classification"),
         ("ModernBertModel", "feature-extraction"),
+        ("GPT2LMHeadModel", "text-generation"),
+        ("LlamaForCausalLM", "text-generation"),
+        ("BertLMHeadModel", "text-generation"),
     ],
 )
 def test_the_task_of_an_architecture(architecture: str, task: str) -> None:
@@ -170,7 +174,7 @@ def test_the_task_of_an_architecture(architecture: str, task: str) -> None:
     assert found is TASKS[task]
 
 
-@pytest.mark.parametrize("architecture", ["BertLMHeadModel", "GPT2LMHeadModel", "BartForConditionalGeneration", None])
+@pytest.mark.parametrize("architecture", ["BartForConditionalGeneration", "T5ForConditionalGeneration", None])
 def test_a_generator_is_not_taken_for_an_encoder(architecture: str | None) -> None:
     with pytest.raises(UsageError, match="--task"):
         infer_task(tiny_config(), architecture=architecture, is_sentence_transformer=False, pipeline_tag=None)
@@ -242,9 +246,16 @@ def test_a_model_that_wants_more_than_text() -> None:
         capture(ExportHead(source), capture_batch(source), opset=20)
 
 
-def test_a_decoder_says_so() -> None:
-    error = _refusal_in_memory(BertLMHeadModel(tiny_config(is_decoder=True)))
-    assert "BertLMHeadModel" in error
+def test_a_decoder_writes_text() -> None:
+    source = load_source(BertLMHeadModel(tiny_config(is_decoder=True)), Recipe(), tokenizer=make_tokenizer())
+    assert source.task.name == "text-generation"
+    assert source.task_options["vocab_size"] == 128
+    assert source.task_options["context_length"] == 128
+
+
+def test_an_encoder_decoder_says_so() -> None:
+    error = _refusal_in_memory(BartForConditionalGeneration(tiny_config_of("bart")))
+    assert "BartForConditionalGeneration" in error
 
 
 def _refusal_in_memory(model: object) -> str:
