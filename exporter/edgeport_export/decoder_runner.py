@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from edgeport.errors import ExportError
 from edgeport.generate import cache_shapes, open_decoder
 from edgeport.session import open_plain_session
 from numpy.typing import NDArray
 
-from edgeport_export.messages import first_line
+from edgeport_export.graph_io import opened, running
 from edgeport_export.samples import Batch
 
 __all__ = ["DecoderRunner"]
@@ -37,11 +36,8 @@ class DecoderRunner:
         Raises:
             ExportError: ONNX Runtime refuses it.
         """
-        try:
-            session = open_plain_session(path)
-        except Exception as e:
-            raise ExportError(f"onnxruntime refuses {path.name} ({first_line(e)}): report this model.") from e
-        self._name = path.name
+        session = opened(path, open_plain_session)
+        self._path = path
         shapes = {str(v.name): tuple(v.shape or ()) for v in graph.inputs}
         self._decoder = open_decoder(
             session, cache_shapes(shapes), vocab_size=options["vocab_size"], context_length=options["context_length"]
@@ -56,11 +52,9 @@ class DecoderRunner:
         ids, mask = batch["input_ids"], batch["attention_mask"]
         rows = [line[m.astype(bool)].tolist() for line, m in zip(ids, mask, strict=True)]
         steps = min(_STEPS, min(map(len, rows)) - 1)
-        try:
+        with running(self._path, batch):
             read = self._decoder.score([row[: len(row) - steps] for row in rows])
             after = [self._decoder.step(np.array([row[i - steps] for row in rows])) for i in range(steps)]
-        except Exception as e:
-            raise ExportError(f"{self._name} does not run on inputs of {ids.shape} ({first_line(e)}).") from e
         logits = np.zeros((*ids.shape, self._decoder.vocab_size), np.float32)
         for line, row, prompt, number in zip(logits, rows, read, range(len(rows)), strict=True):
             line[: len(prompt)] = prompt

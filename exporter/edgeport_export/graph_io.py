@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +19,18 @@ from numpy.typing import NDArray
 from edgeport_export.messages import first_line
 from edgeport_export.samples import Batch
 
-__all__ = ["MIN_ONNXRUNTIME", "operator_counts", "return_freed_memory", "runner", "save_graph", "time_run"]
+__all__ = [
+    "MIN_ONNXRUNTIME",
+    "opened",
+    "operator_counts",
+    "return_freed_memory",
+    "runner",
+    "running",
+    "save_graph",
+    "time_run",
+]
+
+_Opened = TypeVar("_Opened")
 
 MIN_ONNXRUNTIME: Mapping[int, str] = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.22"}
 """The first onnxruntime release that takes each opset."""
@@ -52,20 +65,36 @@ def runner(path: Path, outputs: Sequence[str]) -> Callable[[Batch], list[NDArray
     Raises:
         ExportError: ONNX Runtime refuses the graph; the function raises it for a batch that fails.
     """
-    try:
-        session = open_graph(path)
-    except Exception as e:
-        raise ExportError(f"onnxruntime refuses {path.name} ({first_line(e)}): report this model.") from e
+    session = opened(path, open_graph)
 
     def run(batch: Batch) -> list[NDArray[np.float32]]:
-        try:
+        with running(path, batch):
             results: list[NDArray[np.float32]] = session.run(list(outputs), dict(batch))
-        except Exception as e:
-            shape = "x".join(map(str, batch["input_ids"].shape))
-            raise ExportError(f"{path.name} does not run on inputs of {shape} ({first_line(e)}).") from e
         return results
 
     return run
+
+
+def opened(path: Path, how: Callable[[Path], _Opened]) -> _Opened:
+    """The graph, opened by ``how``.
+
+    Raises:
+        ExportError: ONNX Runtime refuses it.
+    """
+    try:
+        return how(path)
+    except Exception as e:
+        raise ExportError(f"onnxruntime refuses {path.name} ({first_line(e)}): report this model.") from e
+
+
+@contextmanager
+def running(path: Path, batch: Batch) -> Iterator[None]:
+    """What fails inside is the graph's fault: an ExportError says with which inputs."""
+    try:
+        yield
+    except Exception as e:
+        shape = "x".join(map(str, batch["input_ids"].shape))
+        raise ExportError(f"{path.name} does not run on inputs of {shape} ({first_line(e)}).") from e
 
 
 def return_freed_memory() -> None:

@@ -12,18 +12,23 @@ from edgeport.session import open_session
 
 from edgeport_bench.subjects import Array
 
-__all__ = ["BundleVariant", "open_subject"]
+__all__ = ["BundleVariant", "OpenVariant", "open_subject"]
 
 
-class BundleVariant:
+class OpenVariant:
     """A session on one variant."""
 
-    def __init__(self, bundle: Bundle, variant: str, providers: list[str] | None, threads: int | None) -> None:
-        self._session = open_session(bundle, variant=variant, providers=providers, threads=threads)
-        self._size = bundle.variant(variant).size_bytes
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        """Open the variant.
 
-    def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
-        return self._session.run(feeds)
+        Raises:
+            BundleError: the bundle is damaged, or has no such variant.
+            ProviderError: a provider is absent, or takes no node.
+        """
+        self._bundle = Bundle.open(Path(options["path"]))
+        names = {name: options[name] for name in ("variant", "providers", "threads")}
+        self._session = open_session(self._bundle, **names)
+        self._size = self._bundle.variant(options["variant"]).size_bytes
 
     def describe(self) -> dict[str, Any]:
         return {"size_bytes": self._size, "report": self._session.report().to_dict()}
@@ -32,12 +37,13 @@ class BundleVariant:
         self._session.close()
 
 
-def open_subject(options: Mapping[str, Any]) -> BundleVariant:
-    """Open the variant.
+class BundleVariant(OpenVariant):
+    """It reads."""
 
-    Raises:
-        BundleError: the bundle is damaged, or has no such variant.
-        ProviderError: a provider is absent, or takes no node.
-    """
-    bundle = Bundle.open(Path(options["path"]))
-    return BundleVariant(bundle, options["variant"], options["providers"], options["threads"])
+    def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        return self._session.run(feeds)
+
+
+def open_subject(options: Mapping[str, Any]) -> BundleVariant:
+    """Open the variant; errors are those of ``OpenVariant``."""
+    return BundleVariant(options)

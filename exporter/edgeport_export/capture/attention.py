@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-__all__ = ["DOMAIN", "NAME", "OP_TYPE", "fused_attention", "pretrained_parts"]
+__all__ = ["DOMAIN", "NAME", "OP_TYPE", "fused_attention", "plugged_in", "written_out"]
 
 NAME = "edgeport"
 """The name under which the plug is registered with transformers."""
@@ -44,24 +44,29 @@ def fused_attention(model: PreTrainedModel) -> Iterator[Callable[[], int]]:
         A function that tells how often the plug was called since the context began: 0 after a forward pass means that
         this architecture computes its attention by itself.
     """
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, _mask)
-    before = {id(m.config): (m.config, m.config._attn_implementation) for m in pretrained_parts(model)}
     started = _calls
-    try:
-        for config, _ in before.values():
-            config._attn_implementation_internal = NAME
+    with plugged_in(model, NAME, _attention, _mask):
         yield lambda: _calls - started
+
+
+@contextmanager
+def plugged_in(
+    model: PreTrainedModel, name: str, attention: Callable[..., Any], mask: Callable[..., Any]
+) -> Iterator[None]:
+    """Register two functions of transformers' interfaces as ``name``, and let every part of ``model`` use them."""
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, mask)
+    parts = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
+    before = {id(m.config): (m.config, m.config._attn_implementation) for m in parts}
+    try:
+        # Set on each config directly: `set_attn_implementation` refuses models that it does not know to be ready, and
+        # those simply never call the plug.
+        for config, _ in before.values():
+            config._attn_implementation_internal = name
+        yield
     finally:
         for config, implementation in before.values():
             config._attn_implementation_internal = implementation
-
-
-def pretrained_parts(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
-    """Every part of a model that has a configuration of its own."""
-    # The attribute is set on each config directly: `set_attn_implementation` refuses models that it does not know to be
-    # ready, and those simply never call the plug.
-    return (m for m in model.modules() if isinstance(m, PreTrainedModel))
 
 
 def _mask(
@@ -135,7 +140,7 @@ def _attention(
     if bias is not None and not isinstance(bias.shape[2], torch.SymInt) and bias.shape[2] == 1:
         bias = bias.expand(-1, -1, queries, -1)
     if softcap is not None or s_aux is not None:
-        return _written_out(query, key, value, key_mask, bias, scale, causal, softcap, s_aux), None
+        return written_out(query, key, value, key_mask, bias, scale, causal, softcap, s_aux), None
     if torch.compiler.is_exporting():
         output = symbolic(
             f"{DOMAIN}::{OP_TYPE}",
@@ -146,10 +151,10 @@ def _attention(
             version=1,
         )
         return output, None
-    return _written_out(query, key, value, key_mask, bias, scale, causal, None, None), None
+    return written_out(query, key, value, key_mask, bias, scale, causal, None, None), None
 
 
-def _written_out(
+def written_out(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

@@ -30,10 +30,9 @@ from torch import Tensor
 from torch.onnx.ops import symbolic_multi_out
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
-from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
-from transformers.modeling_utils import AttentionInterface
+from transformers.masking_utils import causal_mask_function
 
-from edgeport_export.capture.attention import DOMAIN, pretrained_parts
+from edgeport_export.capture.attention import DOMAIN, plugged_in, written_out
 
 __all__ = ["CACHED_OP_TYPE", "PluggedCache", "cached_attention"]
 
@@ -106,16 +105,8 @@ _current: PluggedCache | None = None
 @contextmanager
 def cached_attention(model: PreTrainedModel) -> Iterator[None]:
     """Plug the attention into ``model`` for the time of the context."""
-    AttentionInterface.register(_NAME, _attention)
-    AttentionMaskInterface.register(_NAME, _mask)
-    before = {id(m.config): (m.config, m.config._attn_implementation) for m in pretrained_parts(model)}
-    try:
-        for config, _ in before.values():
-            config._attn_implementation_internal = _NAME
+    with plugged_in(model, _NAME, _attention, _mask):
         yield
-    finally:
-        for config, implementation in before.values():
-            config._attn_implementation_internal = implementation
 
 
 @contextmanager
@@ -229,18 +220,12 @@ def _computed(
     """The operator's meaning, for rows of equal length or without a past."""
     keys, values = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
     groups = query.shape[1] // key.shape[1]
-    scores = query @ keys.repeat_interleave(groups, 1).transpose(-1, -2) * scale
-    if softcap:
-        scores = torch.tanh(scores / softcap) * softcap
     at = torch.arange(keys.shape[2])
     mine = torch.arange(query.shape[2])[:, None] + past_key.shape[2]
     seen = at <= mine
     if window > 0:
         seen &= at > mine - window
-    scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
-    if sinks is not None:
-        column = sinks.reshape(1, -1, 1, 1).expand(query.shape[0], -1, query.shape[2], 1)
-        scores = torch.cat([scores, column], -1)
-    weights = scores.softmax(-1)[..., : keys.shape[2]]
-    output = (weights @ values.repeat_interleave(groups, 1)).transpose(1, 2).contiguous()
+    bias = torch.where(seen, 0.0, torch.finfo(query.dtype).min)[None, None]
+    all_keys, all_values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
+    output = written_out(query, all_keys, all_values, None, bias, scale, False, softcap or None, sinks)
     return output, keys, values

@@ -34,7 +34,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from edgeport_export.capture.attention import fused_attention
 from edgeport_export.capture.cached_attention import PluggedCache, cached_attention, serving
-from edgeport_export.capture.graph import Captured
+from edgeport_export.capture.graph import Captured, nearly_equal
 from edgeport_export.capture.tracing import trace
 from edgeport_export.messages import first_line, root_cause
 
@@ -145,7 +145,7 @@ def capture_decoder(model: PreTrainedModel, *, opset: int) -> Captured:
     ladder.append(("uncached", lambda: _traced(DecoderHead(model, "uncached", []), opset)))
     for form, attempt in ladder:
         try:
-            return Captured(attempt(), form, 0, "; ".join(reasons))
+            return Captured(attempt(), form, "; ".join(reasons))
         except Exception as e:
             reasons.append(f"not {form}: {first_line(root_cause(e), 160)}")
     raise ExportError(f"{type(model).__name__} cannot be exported for text-generation ({'; '.join(reasons)}).")
@@ -175,8 +175,7 @@ def _plugged(model: PreTrainedModel, shapes: CacheShapes, opset: int) -> ir.Mode
         with cached_attention(model):
             actual = head(*sample)
     for name, got, want in zip(head.outputs, actual, expected, strict=True):
-        scale = want.abs().max().clamp(min=1e-3)
-        if got.shape != want.shape or not torch.allclose(got / scale, want / scale, atol=1e-4, rtol=0):
+        if got.shape != want.shape or not nearly_equal(got, want):
             raise ValueError(f"plugged in, the model has other {name.split('.')[0]}: it does something of its own")
     with cached_attention(model):
         return trace(head, sample, head.axes(), opset=opset)

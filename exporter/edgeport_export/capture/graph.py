@@ -24,7 +24,7 @@ from edgeport_export.head import ExportHead
 from edgeport_export.messages import first_line, root_cause
 from edgeport_export.samples import Batch
 
-__all__ = ["Captured", "capture"]
+__all__ = ["Captured", "capture", "nearly_equal"]
 
 
 @dataclass
@@ -33,11 +33,10 @@ class Captured:
 
     model: ir.Model
     path: str
-    """``fused`` or ``written-out``, as traced by torch.onnx; ``fallback`` if transformers' exporter traced it."""
-    attentions: int
-    """How many attentions became one operator."""
+    """``fused`` or ``written-out``, as traced by torch.onnx; ``fallback`` if transformers' exporter traced it; for a
+    model that writes text its form, see ``decoder``."""
     reason: str
-    """Why not all that could be wished for; empty for ``fused``."""
+    """Why not all that could be wished for; empty for ``fused`` and ``plugged``."""
 
 
 def capture(head: ExportHead, batch: Batch, *, opset: int, fixed: bool = False) -> Captured:
@@ -58,7 +57,7 @@ def capture(head: ExportHead, batch: Batch, *, opset: int, fixed: bool = False) 
         if not reason:
             try:
                 captured = _trace(head, batch, opset=opset, fixed=fixed)
-                if captured.attentions or captured.path == "fallback":
+                if captured.path == "fallback" or any(node.domain == DOMAIN for node in captured.model.graph):
                     return captured
                 return replace(captured, path="written-out", reason="no operator has all that its attention does")
             except ExportError as e:
@@ -81,10 +80,15 @@ def _why_unfit(head: ExportHead, batch: Batch, expected: Sequence[torch.Tensor],
     for got, want in zip(actual, expected, strict=True):
         if mask is not None and want.shape[:2] == mask.shape:
             got, want = got[mask], want[mask]
-        scale = want.abs().max().clamp(min=1e-3)
-        if not torch.allclose(got / scale, want / scale, atol=1e-4, rtol=0):
+        if not nearly_equal(got, want):
             return f"{name} does something of its own with the attention mask"
     return ""
+
+
+def nearly_equal(got: torch.Tensor, want: torch.Tensor) -> bool:
+    """Whether two tensors of one shape agree to 1e-4 of the largest value wanted."""
+    scale = want.abs().max().clamp(min=1e-3)
+    return torch.allclose(got / scale, want / scale, atol=1e-4, rtol=0)
 
 
 def _trace(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> Captured:
@@ -101,7 +105,7 @@ def _trace(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> Captur
                 f"{type(head.model).__name__} cannot be exported: {reason}, and transformers.exporters could not "
                 f"either ({_first_line(second)})."
             ) from second
-    return Captured(model, path, sum(node.domain == DOMAIN for node in model.graph), reason)
+    return Captured(model, path, reason)
 
 
 def _export(head: ExportHead, batch: Batch, *, opset: int, fixed: bool) -> ir.Model:

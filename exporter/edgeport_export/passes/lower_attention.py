@@ -6,26 +6,33 @@ the transposes and reshapes that the model wrote to split the heads are taken ba
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 
 from edgeport_export.capture.attention import DOMAIN, OP_TYPE
 from edgeport_export.passes.match import attribute, producer, shared_vector
 
-__all__ = ["LowerAttention", "merge_heads"]
+__all__ = ["LowerAttention", "lower_each", "merge_heads", "put_in_place"]
 
 _HEADS_AND_SEQUENCE = (0, 2, 1, 3)
 
 
 class LowerAttention(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        found = [n for n in graph if n.domain == DOMAIN and n.op_type == OP_TYPE]
-        for node in found:
-            _lower(graph, node)
-        if found:
-            graph.opset_imports["com.microsoft"] = 1
-            graph.opset_imports.pop(DOMAIN, None)
-        return ir.passes.PassResult(model, modified=bool(found))
+        return lower_each(model, OP_TYPE, _lower)
+
+
+def lower_each(model: ir.Model, op_type: str, lower: Callable[[ir.Graph, ir.Node], None]) -> ir.passes.PassResult:
+    """Apply ``lower`` to every node of ``op_type`` in edgeport's own domain, which the graph then imports no more."""
+    graph = model.graph
+    found = [n for n in graph if n.domain == DOMAIN and n.op_type == op_type]
+    for node in found:
+        lower(graph, node)
+    if found:
+        graph.opset_imports["com.microsoft"] = 1
+        graph.opset_imports.pop(DOMAIN, None)
+    return ir.passes.PassResult(model, modified=bool(found))
 
 
 def _lower(graph: ir.Graph, node: ir.Node) -> None:
@@ -45,15 +52,23 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     attention = ir.node(
         "MultiHeadAttention", [*merged, None, key_mask, bias], attributes, domain="com.microsoft", name=node.name
     )
-    flat = attention.outputs[0]
-    flat.name = f"{output.name}_flat"
-    flat.type = output.type
+    put_in_place(graph, node, before, attention, heads, width)
+
+
+def put_in_place(
+    graph: ir.Graph, node: ir.Node, before: list[ir.Node], attention: ir.Node, heads: int, width: int
+) -> None:
+    """Replace ``node`` by ``attention``, whose first output has the heads side by side: they are split again."""
+    output = node.outputs[0]
+    flat, *others = attention.outputs
+    assert output.shape is not None
+    flat.name, flat.type = f"{output.name}_flat", output.type
     flat.shape = ir.Shape([output.shape[0], output.shape[1], heads * width])
     split = ir.node("Reshape", [flat, shared_vector(graph, "shape", [0, 0, heads, width])])
-    split.outputs[0].name, split.outputs[0].type, split.outputs[0].shape = output.name, output.type, output.shape
-    ir.convenience.replace_nodes_and_values(
-        graph, node, [node], [*before, attention, split], [output], [split.outputs[0]]
-    )
+    new = [split.outputs[0], *others]
+    for value, old in zip(new, node.outputs, strict=True):
+        value.name, value.type, value.shape = old.name, old.type, old.shape
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [*before, attention, split], list(node.outputs), new)
 
 
 def merge_heads(graph: ir.Graph, value: ir.Value | None, nodes: list[ir.Node]) -> ir.Value:

@@ -16,13 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeport_export.quantize.blockwise import Grid, Quantized, in_blocks
-from edgeport_export.quantize.round_to_nearest import fit, rounded
+from edgeport_export.quantize.blockwise import Grid, Quantized
+from edgeport_export.quantize.round_to_nearest import fit, in_pieces, rounded
 
 __all__ = ["HalfQuadratic", "half_quadratic"]
-
-_CACHED = 2**17
-"""Weights that are worked on at a time."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +44,7 @@ def half_quadratic(rows: NDArray[np.floating], grid: Grid, config: HalfQuadratic
         grid: Bits, block size, zero points.
         config: The solver's constants.
     """
-    count, width = rows.shape
-    blocks = -(-width // grid.block_size)
-    integers = np.empty((count, blocks, grid.block_size), np.uint8)
-    scales = np.empty((count, blocks), np.float32)
-    zeros = np.empty((count, blocks), np.uint8)
-    step = max(1, _CACHED // max(1, width))
-    for start in range(0, count, step):
-        part = slice(start, start + step)
-        block = in_blocks(rows[part], grid.block_size)
-        scales[part], zeros[part] = _solved(block, grid, config)
-        integers[part] = rounded(block, scales[part], zeros[part], grid)
-    return Quantized(grid, width, integers, scales, None if grid.symmetric else zeros)
+    return in_pieces(rows, grid, lambda blocks: _solved(blocks, grid, config))
 
 
 def _solved(

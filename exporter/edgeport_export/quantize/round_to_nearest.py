@@ -9,6 +9,7 @@ Quantization", section 3.1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeport_export.quantize.blockwise import Grid, Quantized, in_blocks
 
-__all__ = ["RoundToNearest", "fit", "round_to_nearest", "rounded"]
+__all__ = ["RoundToNearest", "fit", "in_pieces", "round_to_nearest", "rounded"]
 
 _PARTS = {4: np.linspace(1.05, 0.7, 12), 8: np.linspace(1.0, 0.9, 5)}
 """By bits, of the scale that reaches the largest weight: what is tried. With 8 bits there is little to gain."""
@@ -41,6 +42,15 @@ def round_to_nearest(rows: NDArray[np.floating], grid: Grid, config: RoundToNear
         grid: Bits, block size, zero points.
         config: How scales are chosen.
     """
+    return in_pieces(rows, grid, lambda blocks: fit(blocks, grid, search=config.search))
+
+
+def in_pieces(
+    rows: NDArray[np.floating],
+    grid: Grid,
+    choose: Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.uint8]]],
+) -> Quantized:
+    """Quantize a matrix, (rows, width), some rows at a time; ``choose`` takes blocks and gives what ``fit`` gives."""
     count, width = rows.shape
     blocks = -(-width // grid.block_size)
     integers = np.empty((count, blocks, grid.block_size), np.uint8)
@@ -50,7 +60,7 @@ def round_to_nearest(rows: NDArray[np.floating], grid: Grid, config: RoundToNear
     for start in range(0, count, step):
         part = slice(start, start + step)
         block = in_blocks(rows[part], grid.block_size)
-        scales[part], zeros[part] = fit(block, grid, search=config.search)
+        scales[part], zeros[part] = choose(block)
         integers[part] = rounded(block, scales[part], zeros[part], grid)
     return Quantized(grid, width, integers, scales, None if grid.symmetric else zeros)
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from edgeport.cli.chat_commands import list_commands, take
 from edgeport.cli.chat_session import ChatSession
 from edgeport.cli.conversation import Conversation
-from edgeport.cli.options import add_generation_arguments, add_option_argument, given_options
+from edgeport.cli.options import add_generation_arguments, add_option_argument, add_session_arguments, given_options
 from edgeport.cli.streams import plain_warnings
 from edgeport.cli.terminal import Terminal
 from edgeport.errors import EdgeportError, UsageError
 from edgeport.load import load
-from edgeport.session.providers import PROVIDERS
 from edgeport.tasks.text_generation import TextGeneration
 
 __all__ = ["add_arguments", "run"]
@@ -42,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG.format(commands="\n".join(f"  {line}" for line in list_commands()))
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="the bundle's folder")
     where = parser.add_argument_group("how to run it")
-    where.add_argument("--variant", help="which variant, such as int8 (default: the fastest that fits this machine)")
-    where.add_argument("--provider", help=f"comma-separated, from {', '.join(PROVIDERS)} (default: cpu)")
-    where.add_argument("--threads", type=int, help="threads within an operation (default: the cores allowed here)")
+    add_session_arguments(where)
     what = parser.add_argument_group("the conversation")
     what.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
     what.add_argument("--drop-oldest", action="store_true", help="forget the oldest turns when the context is full")

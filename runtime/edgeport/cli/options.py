@@ -11,11 +11,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from edgeport.errors import UsageError
+from edgeport.session.providers import PROVIDERS
 
-__all__ = ["add_generation_arguments", "add_option_argument", "given_options", "parse_option"]
+__all__ = ["add_generation_arguments", "add_option_argument", "add_session_arguments", "given_options", "parse_option"]
 
 _SAMPLING = ("temperature", "top_p")
 """Flags that say by themselves that the text is to be sampled."""
+
+
+def add_session_arguments(group: argparse._ArgumentGroup) -> None:
+    """Declare how a bundle is to be loaded."""
+    group.add_argument("--variant", help="which variant, such as int8 (default: the fastest that fits this machine)")
+    group.add_argument("--provider", help=f"comma-separated, from {', '.join(PROVIDERS)} (default: cpu)")
+    group.add_argument("--threads", type=int, help="threads within an operation (default: the cores allowed here)")
 
 
 def add_generation_arguments(group: argparse._ArgumentGroup, *, new_tokens: str = "256") -> None:

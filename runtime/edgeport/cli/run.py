@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from edgeport.cli.items import Item, items_of
-from edgeport.cli.options import add_generation_arguments, add_option_argument, given_options
+from edgeport.cli.options import add_generation_arguments, add_option_argument, add_session_arguments, given_options
 from edgeport.cli.streams import lines_of, plain_warnings, printable, utf8
 from edgeport.errors import UsageError
 from edgeport.load import load
-from edgeport.session.providers import PROVIDERS
 
 __all__ = ["add_arguments", "run"]
 
@@ -48,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="the bundle's folder")
     parser.add_argument("texts", metavar="TEXT", nargs="*", default=[], help="texts (default: each line on stdin)")
     where = parser.add_argument_group("how to run it")
-    where.add_argument("--variant", help="which variant, such as int8 (default: the fastest that fits this machine)")
-    where.add_argument("--provider", help=f"comma-separated, from {', '.join(PROVIDERS)} (default: cpu)")
-    where.add_argument("--threads", type=int, help="threads within an operation (default: the cores allowed here)")
+    add_session_arguments(where)
     where.add_argument(
         "--batch-size",
         type=int,

@@ -13,9 +13,10 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from edgeport.errors import InputError
+from edgeport.bundle import Manifest
+from edgeport.errors import BundleError, InputError
 
-__all__ = ["Decoder", "GraphSession", "cache_shapes", "open_decoder", "shared_start"]
+__all__ = ["Decoder", "GraphSession", "cache_shapes", "decoder_options", "open_decoder", "shared_start"]
 
 Array = npt.NDArray[Any]
 
@@ -59,6 +60,22 @@ def open_decoder(session: GraphSession, cache: CacheShapes, *, vocab_size: int, 
     """
     kind = _Uncached if not cache else _Plugged if "total" in session.input_names else _Appended
     return kind(session, cache, vocab_size, context_length)
+
+
+def decoder_options(manifest: Manifest) -> dict[str, Any]:
+    """What ``open_decoder`` has to be told of a bundle's graph: all its arguments but the session.
+
+    Raises:
+        BundleError: the manifest does not say how many tokens there are.
+    """
+    size, context = (manifest.task_options.get(name) for name in ("vocab_size", "context_length"))
+    if not isinstance(size, int):
+        raise BundleError("the bundle does not say how many tokens the model knows: export it again.")
+    return {
+        "cache": cache_shapes({tensor.name: tensor.shape for tensor in manifest.inputs}),
+        "vocab_size": size,
+        "context_length": context if isinstance(context, int) else None,
+    }
 
 
 def shared_start(old: Sequence[int], new: Sequence[int]) -> int:
@@ -153,6 +170,16 @@ class Decoder(ABC):
             self._check_length(len(row))
         return rows
 
+    def _append(self, tokens: Array) -> None:
+        """Note one more token for each row.
+
+        Raises:
+            InputError: the context has no room for it.
+        """
+        self._check_room(1)
+        for row, token in zip(self.tokens, tokens, strict=True):
+            row.append(int(token))
+
     def _check_room(self, more: int) -> None:
         self._check_length(max(map(len, self.tokens)) + more)
 
@@ -176,10 +203,8 @@ class _Plugged(Decoder):
         self._binding: Any = None
 
     def step(self, tokens: Array) -> Array:
-        self._check_room(1)
-        self._grow(max(map(len, self.tokens)) + 1)
-        for row, token in zip(self.tokens, tokens, strict=True):
-            row.append(int(token))
+        self._append(tokens)
+        self._grow(max(map(len, self.tokens)))
         lengths = np.array([len(row) for row in self.tokens], np.int64)
         positions = np.zeros((len(lengths), 1), np.int64)
         return self._run(np.asarray(tokens, np.int64)[:, None], lengths, positions)[:, 0]
@@ -291,9 +316,7 @@ class _Appended(Decoder):
         self._past: dict[str, Array] = {}
 
     def step(self, tokens: Array) -> Array:
-        self._check_room(1)
-        for row, token in zip(self.tokens, tokens, strict=True):
-            row.append(int(token))
+        self._append(tokens)
         ids = np.asarray(tokens, np.int64)[:, None]
         return self._run(ids, np.ones_like(ids), np.zeros_like(ids))[:, 0]
 
@@ -352,9 +375,7 @@ class _Uncached(Decoder):
     """The graph reads the whole text every time."""
 
     def step(self, tokens: Array) -> Array:
-        self._check_room(1)
-        for row, token in zip(self.tokens, tokens, strict=True):
-            row.append(int(token))
+        self._append(tokens)
         return np.stack([logits[-1] for logits in self._read(self.tokens, every=False)])
 
     def reorder(self, rows: Array) -> None:

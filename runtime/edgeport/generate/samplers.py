@@ -7,7 +7,7 @@ Tokens that are out already are not looked at again: after top-k, k of 150,000 a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -55,11 +55,7 @@ class TopP:
     keep: int = 1
 
     def __call__(self, ids: Sequence[IntArray], scores: FloatArray) -> FloatArray:
-        result = np.full_like(scores, -np.inf)
-        for row, into in zip(scores, result, strict=True):
-            kept = self._kept(row)
-            into[kept] = row[kept]
-        return result
+        return _only(scores, self._kept)
 
     def _kept(self, row: FloatArray) -> IntArray:
         finite = np.flatnonzero(row > -np.inf)
@@ -102,11 +98,7 @@ class TypicalP:
     keep: int = 1
 
     def __call__(self, ids: Sequence[IntArray], scores: FloatArray) -> FloatArray:
-        result = np.full_like(scores, -np.inf)
-        for row, into in zip(scores, result, strict=True):
-            kept = self._kept(row)
-            into[kept] = row[kept]
-        return result
+        return _only(scores, self._kept)
 
     def _kept(self, row: FloatArray) -> IntArray:
         finite = np.flatnonzero(row > -np.inf)
@@ -136,6 +128,15 @@ def largest(scores: NDArray[np.floating[Any]], count: int) -> IntArray:
     columns.sort(axis=1)
     order = np.argsort(-np.take_along_axis(scores, columns, axis=1), axis=1, kind="stable")
     return np.take_along_axis(columns, order, axis=1)
+
+
+def _only(scores: FloatArray, kept: Callable[[FloatArray], IntArray]) -> FloatArray:
+    """The scores of the tokens that ``kept`` names of each row; all others are minus infinity."""
+    result = np.full_like(scores, -np.inf)
+    for row, into in zip(scores, result, strict=True):
+        tokens = kept(row)
+        into[tokens] = row[tokens]
+    return result
 
 
 def _descending(values: FloatArray, count: int) -> IntArray:

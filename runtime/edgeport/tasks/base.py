@@ -24,7 +24,7 @@ from edgeport.text import Padding, TextEncoder, Truncation, plan
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-__all__ = ["Array", "Pipeline", "ReadingPipeline", "Runner"]
+__all__ = ["Array", "Pipeline", "ReadingPipeline", "Runner", "chunks"]
 
 Array = npt.NDArray[Any]
 
@@ -113,6 +113,12 @@ class Pipeline(ABC):
             raise UsageError("the pipeline is closed: load the bundle again.")
 
 
+def chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """The items, ``size`` at a time."""
+    while chunk := list(islice(items, size)):
+        yield chunk
+
+
 class ReadingPipeline(Pipeline):
     """Reads texts in batches, sorted by length, and answers in their order."""
 
@@ -175,7 +181,7 @@ class ReadingPipeline(Pipeline):
         return self._run([inputs], options, size)[0]
 
     def _stream(self, inputs: Iterator[Any], options: Any, batch_size: int) -> Iterator[Any]:
-        while chunk := list(islice(inputs, batch_size)):
+        for chunk in chunks(inputs, batch_size):
             yield from self._run(chunk, options, batch_size)
 
     def _run(self, items: list[Any], options: Any, batch_size: int) -> list[Any]:

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeport.errors import BundleError, InputError, UsageError
-from edgeport.generate import Decoder, GenerationConfig, TextStream, cache_shapes, generate, open_decoder, search
+from edgeport.errors import InputError, UsageError
+from edgeport.generate import Decoder, GenerationConfig, TextStream, decoder_options, generate, open_decoder, search
 from edgeport.generate.model import Model
 from edgeport.generate.prompt_cache import PromptCache
 from edgeport.generate.result import Generated, log_softmax
 from edgeport.generate.speculate import ReadAhead, check_vocabularies, guesser_for
 from edgeport.generate.template import render
-from edgeport.tasks.base import Pipeline
+from edgeport.tasks.base import Pipeline, chunks
 from edgeport.tasks.options import positive
 
 __all__ = ["TextGeneration"]
@@ -53,13 +53,8 @@ class TextGeneration(Pipeline):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        size = self._options.get("vocab_size")
-        if not isinstance(size, int):
-            raise BundleError("the bundle does not say how many tokens the model knows: export it again.")
-        self._vocab_size = size
-        self._shapes = cache_shapes({tensor.name: tensor.shape for tensor in self.bundle.manifest.inputs})
-        context = self._options.get("context_length")
-        self._context = context if isinstance(context, int) else None
+        self._decoder_options = decoder_options(self.bundle.manifest)
+        self._context: int | None = self._decoder_options["context_length"]
         self._cache = PromptCache(self._open)
         self._assistants: weakref.WeakSet[TextGeneration] = weakref.WeakSet()
         """Those whose vocabulary was compared."""
@@ -119,12 +114,12 @@ class TextGeneration(Pipeline):
                 for p, own in zip(ready, rows, strict=True)
             ]
 
-        size = batch_size or 1
+        size = 1 if batch_size is None else positive("batch_size", batch_size)
         if _is_chat(inputs) or not isinstance(inputs, list | tuple | Iterator):
             return run([inputs])[0]
         if isinstance(inputs, Iterator):
-            return (result for chunk in _chunks(inputs, size) for result in run(chunk))
-        return [result for chunk in _chunks(iter(inputs), size) for result in run(chunk)]
+            return (result for chunk in chunks(inputs, size) for result in run(chunk))
+        return [result for chunk in chunks(iter(inputs), size) for result in run(chunk)]
 
     def stream(
         self,
@@ -306,19 +301,8 @@ class TextGeneration(Pipeline):
         super().close()
 
     def _open(self) -> Decoder:
-        return open_decoder(self._runner, self._shapes, vocab_size=self._vocab_size, context_length=self._context)
+        return open_decoder(self._runner, **self._decoder_options)
 
 
 def _is_chat(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping)
-
-
-def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    chunk: list[Any] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
