@@ -57,7 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     weights = parser.add_argument_group("weights quantized alone (int4; int8 of models that write text)")
     weights.add_argument("--method", choices=METHODS, help="how they are rounded (default: rtn, to nearest)")
-    weights.add_argument("--block-size", type=int, choices=BLOCK_SIZES, help="weights that share a scale (default: 32)")
+    weights.add_argument(
+        "--block-size",
+        type=int,
+        choices=BLOCK_SIZES,
+        help="weights that share a scale (default: 32 with 4 bits, 128 with 8)",
+    )
     weights.add_argument("--asymmetric", action="store_true", help="give every block a zero point of its own")
     weights.add_argument("--calibration", metavar="FILE", help="text that the model will see, for --method gptq")
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")

@@ -64,8 +64,8 @@ class Recipe:
     method: str = "rtn"
     """How weights that are quantized alone (int4; int8 of models that write text) are rounded: to nearest, by
     half-quadratic quantization, or by GPTQ, which needs sample texts."""
-    block_size: int = 32
-    """Weights that share a scale, where weights are quantized alone."""
+    block_size: int | None = None
+    """Weights that share a scale, where weights are quantized alone; None leaves it to the number of bits."""
     symmetric: bool = True
     """No zero points, where weights are quantized alone."""
     calibration: str | None = None
@@ -84,7 +84,7 @@ class Recipe:
         if self.fixed_shape is not None and (len(self.fixed_shape) != 2 or min(self.fixed_shape) < 1):
             raise UsageError(f"fixed shape {self.fixed_shape} is not a batch and a length of at least 1: try 1x128.")
         _one_of("method", (self.method,), METHODS)
-        if self.block_size not in BLOCK_SIZES:
+        if self.block_size is not None and self.block_size not in BLOCK_SIZES:
             raise UsageError(f"block size {self.block_size} is not supported: choose from {BLOCK_SIZES}.")
         if self.method == "gptq" and self.calibration is None:
             raise UsageError("gptq rounds by what the model does with sample texts: pass --calibration FILE.")

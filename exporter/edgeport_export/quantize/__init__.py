@@ -39,12 +39,12 @@ def quantize(
         return str(quantize_int8_dynamic(model, Int8Dynamic(keep_fp32=recipe.keep_fp32)))
     if precision in _BITS:
         config = WeightOnly(
-            grid=_grid(precision, recipe),
-            exceptions={_TABLES: Grid(8, recipe.block_size, recipe.symmetric)},
+            grid=_grid(_BITS[precision], recipe),
+            exceptions={_TABLES: _grid(8, recipe)},
             rounding=HalfQuadratic() if recipe.method == "hqq" else RoundToNearest(),
             keep_fp32=recipe.keep_fp32,
         )
-        return f"{recipe.method}, blocks of {recipe.block_size}: {quantize_weight_only(model, config, given)}"
+        return f"{recipe.method}, blocks of {config.grid.block_size}: {quantize_weight_only(model, config, given)}"
     if precision == "fp16":
         convert_fp16(model)
         return "weights and arithmetic in fp16"
@@ -55,7 +55,7 @@ def gptq_of(precision: str, recipe: Recipe, *, generates: bool) -> GPTQ | None:
     """The configuration of GPTQ where the variant is to be rounded by it, which comes before the capture."""
     if recipe.method != "gptq" or precision not in _BITS or (precision == "int8" and not generates):
         return None
-    return GPTQ(grid=_grid(precision, recipe), keep_fp32=recipe.keep_fp32)
+    return GPTQ(grid=_grid(_BITS[precision], recipe), keep_fp32=recipe.keep_fp32)
 
 
 _BITS = {"int8": 8, "int4": 4}
@@ -65,5 +65,10 @@ _TABLES = r"lm_head|embed|wte|wpe|output_layer"
 of what 4 bits everywhere cost (divergence of the next token 0.0025 against 0.0001 nats)."""
 
 
-def _grid(precision: str, recipe: Recipe) -> Grid:
-    return Grid(_BITS[precision], recipe.block_size, recipe.symmetric)
+_BLOCK_SIZES = {4: 32, 8: 128}
+"""By bits. 8 bits lose nothing to large blocks, and onnxruntime's kernel is faster with them: 1024 x 5632 on two cores
+with VNNI took 0.70 instead of 0.80 ms for one row, 37 instead of 52 ms for 512."""
+
+
+def _grid(bits: int, recipe: Recipe) -> Grid:
+    return Grid(bits, recipe.block_size or _BLOCK_SIZES[bits], recipe.symmetric)
