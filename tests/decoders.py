@@ -17,7 +17,7 @@ class Decoder:
     more: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return self.model_type
+        return f"{self.model_type}-alibi" if self.more.get("alibi") else self.model_type
 
 
 _WINDOW = {"sliding_window": 4, "num_hidden_layers": 2}
@@ -27,14 +27,20 @@ _NEO = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "window_
 DECODERS = (
     Decoder("apertus"),
     Decoder("arcee"),
-    Decoder("bloom", "appended"),
-    Decoder("codegen", "appended", {"rotary_dim": 4}),
+    Decoder("bart", more={"is_decoder": True, "forced_eos_token_id": None}),
+    Decoder("bert", more={"is_decoder": True}),
+    Decoder("biogpt", more={"is_decoder": True}),
+    Decoder("bloom", more={"n_layer": 2}),
+    Decoder("codegen", more={"rotary_dim": 4}),
     Decoder("cohere"),
     Decoder("cohere2", more={**_WINDOW, **_LAYERS}),
-    Decoder("deepseek_v3", "appended"),
+    Decoder("deepseek_v2"),
+    Decoder("deepseek_v3", more={"num_hidden_layers": 2}),
+    Decoder("diffllama", "appended"),
     Decoder("ernie4_5"),
     Decoder("exaone4", more={**_WINDOW, **_LAYERS}),
-    Decoder("falcon", "appended"),
+    Decoder("falcon"),
+    Decoder("falcon", more={"alibi": True, "multi_query": False}),
     Decoder("gemma"),
     Decoder("gemma2", more={**_WINDOW, **_LAYERS}),
     Decoder("gemma3_text", more={**_WINDOW, **_LAYERS}),
@@ -42,18 +48,22 @@ DECODERS = (
     Decoder("glm4"),
     Decoder("gpt2", more={"n_layer": 2}),
     Decoder("gpt_bigcode"),
-    Decoder("gpt_neo", "appended", _NEO),
+    Decoder("gpt_neo", more=_NEO),
     Decoder("gpt_neox"),
+    Decoder("gpt_neox_japanese"),
     Decoder("gpt_oss", more={**_WINDOW, **_LAYERS}),
-    Decoder("gptj", "appended", {"rotary_dim": 4}),
+    Decoder("gptj", more={"rotary_dim": 4}),
     Decoder("granite"),
     Decoder("helium"),
+    Decoder("jetmoe"),
     Decoder("llama", more={"num_hidden_layers": 2}),
+    Decoder("minicpm3"),
     Decoder("mistral", more=_WINDOW),
     Decoder("mixtral"),
-    Decoder("mpt", "uncached"),
+    Decoder("mpt", more={"n_layers": 2}),
     Decoder("olmo"),
     Decoder("olmo2"),
+    Decoder("openai-gpt", "uncached"),
     Decoder("opt"),
     Decoder("phi"),
     Decoder("phi3", more=_WINDOW),
@@ -63,4 +73,5 @@ DECODERS = (
     Decoder("smollm3"),
     Decoder("stablelm"),
     Decoder("starcoder2", more=_WINDOW),
+    Decoder("xglm", more={"attention_heads": 4}),
 )

@@ -3,15 +3,6 @@
 While a graph is captured, every attention becomes one node ``edgeport::Attention``; ``passes.lower_attention`` turns
 it into an operator that ONNX Runtime has. Outside of a capture the same function computes the same attention with
 torch, so that a model with the plug in can be compared with the model as it was, before anything is exported.
-
-    edgeport::Attention(query, key, value, key_mask?, bias?) -> output
-        query   (batch, heads, queries, head_size)        float
-        key     (batch, heads, keys, head_size)           float
-        value   (batch, heads, keys, value_head_size)     float
-        key_mask (batch, keys)                            int32, 1 where the key counts
-        bias    (batch or 1, heads or 1, queries, keys)   float, added to the scaled scores
-        output  (batch, queries, heads, value_head_size)
-        attributes: scale (float), causal (int)
 """
 
 from __future__ import annotations
@@ -25,13 +16,14 @@ from torch.onnx.ops import symbolic
 from transformers import PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
+from transformers.utils.generic import GeneralInterface
 
-__all__ = ["DOMAIN", "NAME", "OP_TYPE", "fused_attention", "plugged_in", "written_out"]
+from edgeport_export.operators import ATTENTION, DOMAIN
+
+__all__ = ["NAME", "fused_attention", "plugged_in", "registered", "written_out"]
 
 NAME = "edgeport"
 """The name under which the plug is registered with transformers."""
-DOMAIN = "edgeport"
-OP_TYPE = "Attention"
 
 _calls = 0
 
@@ -54,19 +46,32 @@ def plugged_in(
     model: PreTrainedModel, name: str, attention: Callable[..., Any], mask: Callable[..., Any]
 ) -> Iterator[None]:
     """Register two functions of transformers' interfaces as ``name``, and let every part of ``model`` use them."""
-    AttentionInterface.register(name, attention)
-    AttentionMaskInterface.register(name, mask)
     parts = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
     before = {id(m.config): (m.config, m.config._attn_implementation) for m in parts}
+    with registered(AttentionInterface, name, attention), registered(AttentionMaskInterface, name, mask):
+        try:
+            # Set on each config directly: `set_attn_implementation` refuses models that it does not know to be ready,
+            # and those simply never call the plug.
+            for config, _ in before.values():
+                config._attn_implementation_internal = name
+            yield
+        finally:
+            for config, implementation in before.values():
+                config._attn_implementation_internal = implementation
+
+
+@contextmanager
+def registered(interface: type[GeneralInterface], name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """While ``name`` means ``function``."""
+    before = interface._global_mapping.get(name)
+    interface.register(name, function)
     try:
-        # Set on each config directly: `set_attn_implementation` refuses models that it does not know to be ready, and
-        # those simply never call the plug.
-        for config, _ in before.values():
-            config._attn_implementation_internal = name
         yield
     finally:
-        for config, implementation in before.values():
-            config._attn_implementation_internal = implementation
+        if before is None:
+            del interface._global_mapping[name]
+        else:
+            interface.register(name, before)
 
 
 def _mask(
@@ -143,7 +148,7 @@ def _attention(
         return written_out(query, key, value, key_mask, bias, scale, causal, softcap, s_aux), None
     if torch.compiler.is_exporting():
         output = symbolic(
-            f"{DOMAIN}::{OP_TYPE}",
+            f"{DOMAIN}::{ATTENTION}",
             [query, key, value, key_mask, bias],
             {"scale": scale, "causal": int(causal)},
             dtype=query.dtype,

@@ -17,11 +17,12 @@ import onnx_ir as ir
 import torch
 from edgeport.errors import ExportError
 
-from edgeport_export.capture.attention import DOMAIN, fused_attention
+from edgeport_export.capture.attention import fused_attention
 from edgeport_export.capture.fallback import capture_with_transformers
 from edgeport_export.capture.tracing import quiet, trace
 from edgeport_export.head import ExportHead
 from edgeport_export.messages import first_line, root_cause
+from edgeport_export.operators import DOMAIN
 from edgeport_export.samples import Batch
 
 __all__ = ["Captured", "capture", "nearly_equal"]

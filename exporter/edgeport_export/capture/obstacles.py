@@ -21,15 +21,15 @@ __all__ = ["around_obstacles"]
 def around_obstacles(model: nn.Module) -> Iterator[None]:
     """A context in which the code of ``model`` takes the ways around."""
     modules = {sys.modules[type(module).__module__] for module in model.modules()}
-    ours = [m for m in modules if m.__name__.startswith("transformers") and "len" not in vars(m)]
+    ours = [(m, name) for m in modules if m.__name__.startswith("transformers") for name in _BUILTINS.keys() - vars(m)]
     try:
-        for module in ours:
-            vars(module)["len"] = _len
+        for module, name in ours:
+            vars(module)[name] = _BUILTINS[name]
         with _TorchCalls(), _traceable_experts(model):
             yield
     finally:
-        for module in ours:
-            del vars(module)["len"]
+        for module, name in ours:
+            del vars(module)[name]
 
 
 @contextlib.contextmanager
@@ -51,6 +51,32 @@ def _len(value: Any) -> Any:
     return value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else len(value)
 
 
+def _max(*values: Any, **options: Any) -> Any:
+    """Of two numbers, one of which may be a size: Python's own would decide for all sizes which is larger."""
+    if len(values) != 2 or not any(isinstance(value, torch.SymInt) for value in values):
+        return max(*values, **options)
+    a, b = values
+    if _is_never_less(a, b):
+        return a
+    return b if _is_never_less(b, a) else torch.sym_max(a, b)
+
+
+def _min(*values: Any, **options: Any) -> Any:
+    if len(values) != 2 or not any(isinstance(value, torch.SymInt) for value in values):
+        return min(*values, **options)
+    return -_max(-values[0], -values[1])
+
+
+def _is_never_less(a: Any, b: Any) -> bool:
+    """Whether ``a - b`` is no negative number for any sizes from 1 on."""
+    difference = (a - b).node.expr
+    more = {symbol: 1 + type(symbol)(f"{symbol}_more", nonnegative=True) for symbol in difference.free_symbols}
+    return bool(difference.subs(more).is_nonnegative)
+
+
+_BUILTINS: Mapping[str, Callable[..., Any]] = {"len": _len, "max": _max, "min": _min}
+
+
 def _div(func: Callable[..., Any], a: Any, b: Any, **options: Any) -> Any:
     """A quotient of two sizes: as a tensor it would lose what is known of it."""
     if not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor) and options.get("rounding_mode"):
@@ -58,7 +84,27 @@ def _div(func: Callable[..., Any], a: Any, b: Any, **options: Any) -> Any:
     return func(a, b, **options)
 
 
-_EQUALS: Mapping[Callable[..., Any], Callable[..., Any]] = {torch.div: _div}
+def _unsqueeze(func: Callable[..., Any], x: torch.Tensor, dim: int) -> torch.Tensor:
+    """Of complex numbers: their two parts are an axis of their own in a graph."""
+    if not x.is_complex():
+        return func(x, dim)
+    return torch.view_as_complex(func(torch.view_as_real(x), dim if dim >= 0 else dim - 1))
+
+
+def _getitem(func: Callable[..., Any], x: torch.Tensor, index: Any) -> torch.Tensor:
+    """Of complex numbers, as above; the index is one of slices and new axes."""
+    if not x.is_complex():
+        return func(x, index)
+    index = index if isinstance(index, tuple) else (index,)
+    return torch.view_as_complex(func(torch.view_as_real(x), (*index, slice(None)) if Ellipsis in index else index))
+
+
+_EQUALS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    torch.Tensor.__getitem__: _getitem,
+    torch.div: _div,
+    torch.Tensor.unsqueeze: _unsqueeze,
+    torch.unsqueeze: _unsqueeze,
+}
 
 
 class _TorchCalls(TorchFunctionMode):

@@ -16,6 +16,7 @@ from edgeport.errors import ExportError
 from torch import Tensor, nn
 
 from edgeport_export.capture.obstacles import around_obstacles
+from edgeport_export.capture.vocabulary import spoken
 
 __all__ = ["quiet", "trace"]
 
@@ -43,7 +44,7 @@ def trace(head: Any, inputs: Sequence[Tensor], axes: Sequence[dict[int, str]] | 
         Exception: whatever torch.onnx raises on a model that it cannot trace.
     """
     assert isinstance(head, nn.Module)
-    with quiet(), _no_garbage_collection(), torch.no_grad(), around_obstacles(head.model):
+    with quiet(), _no_garbage_collection(), torch.no_grad(), around_obstacles(head.model), spoken():
         program = torch.onnx.export(
             head,
             tuple(inputs),

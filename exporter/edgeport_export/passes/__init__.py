@@ -36,12 +36,14 @@ from edgeport_export.passes.shape_products import ShapeProducts
 from edgeport_export.passes.simplify_shapes import SimplifyShapes
 from edgeport_export.passes.split_slices import SplitSlices
 from edgeport_export.passes.unflatten_gemm import UnflattenGemm
+from edgeport_export.passes.widen_bfloat16 import WidenBfloat16
 
 __all__ = ["FINISH", "PREPARE", "run_passes"]
 
 PREPARE: Sequence[ir.passes.PassBase] = (
     IdentityEliminationPass(),
     PinSqueeze(),
+    WidenBfloat16(),
     FoldConstants(),
     IdentityEliminationPass(),
     RemoveUnusedNodesPass(),
@@ -65,6 +67,7 @@ PREPARE: Sequence[ir.passes.PassBase] = (
     CommonSubexpressionEliminationPass(),
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     DeduplicateInitializersPass(),
+    CommonSubexpressionEliminationPass(),
     PackProjections(),
     PackAttentionInput(),
     RemoveUnusedNodesPass(),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from edgeport_export.capture.attention import DOMAIN, OP_TYPE
+from edgeport_export.operators import ATTENTION, DOMAIN
 from edgeport_export.passes.match import attribute, constant, new_weight, producer, shared_vector, sole_user
 
 __all__ = ["FuseAttention"]
@@ -31,6 +31,8 @@ class _Scores:
     """What a softmax reads, taken apart."""
 
     product: ir.Node
+    shape: _Shape
+    """Of the product."""
     scale: float = 1.0
     biases: list[ir.Value] = field(default_factory=list)
     """In the order in which they are added."""
@@ -55,11 +57,16 @@ class FuseAttention(ir.passes.InPlacePass):
 
 
 def _fuse(graph: ir.Graph, softmax: ir.Node) -> bool:
-    weighted, weights = _without_reshape(sole_user(softmax.outputs[0]), softmax.outputs[0])
+    weights = softmax.outputs[0]
+    cast = sole_user(weights)
+    if cast is not None and cast.op_type == "Cast" and cast.outputs[0].dtype == _dtype_of(softmax.inputs[0]):
+        weights = cast.outputs[0]
+    weighted, weights = _without_reshape(sole_user(weights), weights)
     if weighted is None or weighted.op_type != "MatMul" or weighted.inputs[0] is not weights:
         return False
-    scores = _take_apart(graph, softmax.inputs[0])
-    shape = _shape_of(softmax.inputs[0])
+    scores = _take_apart(graph, softmax.inputs[0], ())
+    flat = producer(softmax.inputs[0], "Reshape") if len(_shape_of(softmax.inputs[0])) == 3 else None
+    shape = _shape_of(softmax.inputs[0] if flat is None else flat.inputs[0])
     if scores is None or len(shape) != 4 or not isinstance(shape[1], int):
         return False
     heads = shape[1]
@@ -75,7 +82,11 @@ def _fuse(graph: ir.Graph, softmax: ir.Node) -> bool:
     if scores.biases and bias is None:
         return False
     attention = ir.node(
-        OP_TYPE, [query, key, value, None, bias], {"scale": scores.scale, "causal": 0}, domain=DOMAIN, name=softmax.name
+        ATTENTION,
+        [query, key, value, None, bias],
+        {"scale": scores.scale, "causal": 0},
+        domain=DOMAIN,
+        name=softmax.name,
     )
     turned = ir.node("Transpose", [attention.outputs[0]], {"perm": [0, 2, 1, 3]})
     _describe(attention.outputs[0], f"{result.name}_attention", result, [shape[0], shape[2], heads, width])
@@ -92,40 +103,68 @@ def _fuse(graph: ir.Graph, softmax: ir.Node) -> bool:
     return True
 
 
-def _take_apart(graph: ir.Graph, value: ir.Value | None) -> _Scores | None:
-    """Follow the scores back to the product that makes them; None if something in between is not understood."""
+def _take_apart(graph: ir.Graph, value: ir.Value | None, shape: _Shape) -> _Scores | None:
+    """Follow the scores back to the product that makes them; None if something in between is not understood.
+
+    ``shape`` is for values without one: that of the result, which all scores on the way to it have.
+    """
     node = value.producer() if value is not None else None
-    if value is None or node is None or sole_user(value) is None or len(_shape_of(value)) not in (3, 4):
+    shape = _shape_of(value) or shape
+    if value is None or node is None or sole_user(value) is None or len(shape) not in (3, 4):
         return None
     if node.op_type == "MatMul":
-        return _Scores(node) if all(len(_shape_of(i)) == len(_shape_of(value)) for i in node.inputs) else None
+        return _Scores(node, shape) if all(len(_shape_of(i)) == len(shape) for i in node.inputs) else None
     if node.op_type == "Reshape":  # heads and batch in one axis, and back
         before = _shape_of(node.inputs[0])
-        return _take_apart(graph, node.inputs[0]) if before[-2:] == _shape_of(value)[-2:] else None
+        return _take_apart(graph, node.inputs[0], before) if before[-2:] == shape[-2:] else None
     if node.op_type in ("Mul", "Div"):
         factor = constant(node.inputs[1], 1)
-        inner = None if factor is None else _take_apart(graph, node.inputs[0])
-        if inner is None or factor is None or inner.biases:
+        inner = None if factor is None else _take_apart(graph, node.inputs[0], shape)
+        if inner is None or factor is None:
             return None
         inner.scale *= float(factor.item()) if node.op_type == "Mul" else 1 / float(factor.item())
+        _scale_biases(inner, node)
         return inner
+    if node.op_type == "Max":  # what keeps masked scores finite
+        floor = constant(node.inputs[1], 1) if len(node.inputs) == 2 else None
+        return None if floor is None or floor.item() > _MASKED else _take_apart(graph, node.inputs[0], shape)
     if node.op_type == "Add":
         for scores, bias in (node.inputs, node.inputs[::-1]):
-            inner = _take_apart(graph, scores)
+            inner = _take_apart(graph, scores, shape)
             if inner is not None and bias is not None:
-                if constant(bias, 1) is None:  # the same for all scores changes no weight
+                if not _is_uniform(bias):  # the same for all scores changes no weight
                     inner.biases.append(bias)
                 return inner
     if node.op_type == "Where":
-        return _take_fill_apart(graph, node)
+        return _take_fill_apart(graph, node, shape)
     return None
 
 
-def _take_fill_apart(graph: ir.Graph, where: ir.Node) -> _Scores | None:
+def _scale_biases(scores: _Scores, node: ir.Node) -> None:
+    """Apply ``node``, a product or quotient of all scores, to the biases that are in them."""
+    for number, bias in enumerate(scores.biases):
+        scaled = ir.node(node.op_type, [bias, node.inputs[1]])
+        _describe(scaled.outputs[0], f"{scores.name}_{bias.name}_scaled", bias, list(_shape_of(bias)))
+        scores.nodes.append(scaled)
+        scores.biases[number] = scaled.outputs[0]
+
+
+def _is_uniform(value: ir.Value) -> bool:
+    """Whether all elements are one number that is known."""
+    if constant(value, 1) is not None:
+        return True
+    node = producer(value, "Cast", "ConstantOfShape", "Expand", "Mul")
+    if node is None or node.op_type == "ConstantOfShape":
+        return node is not None
+    numbers = node.inputs if node.op_type == "Mul" else node.inputs[:1]
+    return all(number is not None and _is_uniform(number) for number in numbers)
+
+
+def _take_fill_apart(graph: ir.Graph, where: ir.Node, shape: _Shape) -> _Scores | None:
     condition, chosen, other = where.inputs
     for scores, fill in ((other, chosen), (chosen, other)):
         number = constant(fill, 1)
-        inner = None if number is None or number.item() > _MASKED else _take_apart(graph, scores)
+        inner = None if number is None or number.item() > _MASKED else _take_apart(graph, scores, shape)
         if inner is None or number is None or condition is None:
             continue
         low, zero = _number(graph, max(float(number.item()), _LOWEST)), _number(graph, 0.0)
@@ -138,10 +177,10 @@ def _take_fill_apart(graph: ir.Graph, where: ir.Node) -> _Scores | None:
 
 
 def _without_reshape(node: ir.Node | None, value: ir.Value) -> tuple[ir.Node | None, ir.Value]:
-    """The reader of ``value`` and what it reads, past a reshape that puts heads and batch in one axis."""
+    """The reader of ``value`` and what it reads, past reshapes that put heads and batch in one axis."""
     if node is None or node.op_type != "Reshape" or _shape_of(node.outputs[0])[-2:] != _shape_of(value)[-2:]:
         return node, value
-    return sole_user(node.outputs[0]), node.outputs[0]
+    return _without_reshape(sole_user(node.outputs[0]), node.outputs[0])
 
 
 def _with_heads(graph: ir.Graph, scores: _Scores, value: ir.Value | None, heads: int) -> ir.Value:
@@ -149,6 +188,18 @@ def _with_heads(graph: ir.Graph, scores: _Scores, value: ir.Value | None, heads:
     assert value is not None
     if len(_shape_of(value)) == 4:
         return value
+    turned = producer(value, "Transpose")
+    if (
+        turned is not None
+        and producer(turned.inputs[0], "Reshape")
+        and turned.attributes["perm"].as_ints() == (0, 2, 1)
+    ):
+        inner = _with_heads(graph, scores, turned.inputs[0], heads)
+        again = ir.node("Transpose", [inner], {"perm": [0, 1, 3, 2]})
+        batch, _, m, n = _shape_of(inner)
+        _describe(again.outputs[0], f"{scores.name}_{value.name}_heads", value, [batch, heads, n, m])
+        scores.nodes.append(again)
+        return again.outputs[0]
     flat = producer(value, "Reshape")
     before = _shape_of(flat.inputs[0]) if flat is not None else ()
     if flat is not None and len(before) == 4 and before[1] == heads and before[2:] == _shape_of(value)[1:]:
@@ -183,7 +234,7 @@ def _key(scores: _Scores, turned: ir.Value) -> ir.Value:
 def _bias(graph: ir.Graph, scores: _Scores, heads: int, full: _Shape) -> ir.Value | None:
     """The sum of all biases, (batch or 1, heads or 1, queries, keys); None if there is none or its shape is unknown."""
     total: ir.Value | None = None
-    flat = len(_shape_of(scores.product.outputs[0])) == 3
+    flat = len(scores.shape) == 3
     for given in scores.biases:
         if not 1 <= len(_shape_of(given)) <= 4:
             return None
@@ -224,6 +275,10 @@ def _rows(graph: ir.Graph, nodes: list[ir.Node]) -> ir.Value:
 def _shape_of(value: ir.Value | None) -> _Shape:
     """The shape, empty where it is not known."""
     return () if value is None or value.shape is None else tuple(value.shape)
+
+
+def _dtype_of(value: ir.Value | None) -> ir.DataType | None:
+    return None if value is None else value.dtype
 
 
 def _broadcast(a: _Shape, b: _Shape) -> list[int | ir.SymbolicDim]:

@@ -1,13 +1,14 @@
 """Picking whole rows, a few of each batch entry, without an index for every element.
 
-torch's ``gather`` along the sequence wants an index as wide as the rows; ``GatherND`` takes one number a row.
+torch's ``gather`` along the sequence wants an index as wide as the rows; ``GatherND`` takes one number a row. Where all
+batch entries pick from one table (GPT-J's positions), ``Gather`` takes it once instead of a copy for each of them.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgeport_export.passes.match import attribute, constant, producer
+from edgeport_export.passes.match import attribute, constant, is_weight, producer
 
 __all__ = ["GatherRows"]
 
@@ -22,11 +23,11 @@ class GatherRows(ir.passes.InPlacePass):
 
 
 def _replace(graph: ir.Graph, gather: ir.Node) -> bool:
-    source, expand = gather.inputs[0], producer(gather.inputs[1], "Expand")
-    column = producer(expand.inputs[0], "Unsqueeze") if expand is not None else None
-    if source is None or column is None or expand is None or column.inputs[0] is None:
+    source, index_of_all = gather.inputs[:2]
+    column = producer(_repeated(index_of_all), "Unsqueeze")
+    if source is None or index_of_all is None or column is None or column.inputs[0] is None:
         return False
-    rows, wide, index = source.shape, expand.outputs[0].shape, column.inputs[0].shape
+    rows, wide, index = source.shape, index_of_all.shape, column.inputs[0].shape
     axes = constant(column.inputs[1], 1)
     if rows is None or wide is None or index is None or axes is None or axes.item() not in (-1, 2):
         return False
@@ -35,8 +36,19 @@ def _replace(graph: ir.Graph, gather: ir.Node) -> bool:
         return False
     if not isinstance(rows[0], int) and rows[0].value is None:
         return False
-    pick = ir.node("GatherND", [source, column.outputs[0]], {"batch_dims": 1}, name=gather.name)
+    table = _repeated(source)
+    if is_weight(table, 2):
+        pick = ir.node("Gather", [table, column.inputs[0]], {"axis": 0}, name=gather.name)
+    else:
+        pick = ir.node("GatherND", [source, column.outputs[0]], {"batch_dims": 1}, name=gather.name)
     old, new = gather.outputs[0], pick.outputs[0]
     new.name, new.type, new.shape = old.name, old.type, old.shape
     ir.convenience.replace_nodes_and_values(graph, gather, [gather], [pick], [old], [new])
     return True
+
+
+def _repeated(value: ir.Value | None) -> ir.Value | None:
+    """What ``value`` repeats along some of its axes."""
+    while (node := producer(value, "Expand", "Tile")) is not None:
+        value = node.inputs[0]
+    return value

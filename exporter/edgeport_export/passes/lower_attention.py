@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from edgeport_export.capture.attention import DOMAIN, OP_TYPE
+from edgeport_export.operators import ATTENTION, DOMAIN
 from edgeport_export.passes.match import attribute, producer, shared_vector
 
 __all__ = ["LowerAttention", "lower_each", "merge_heads", "put_in_place"]
@@ -20,7 +20,7 @@ _HEADS_AND_SEQUENCE = (0, 2, 1, 3)
 
 class LowerAttention(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return lower_each(model, OP_TYPE, _lower)
+        return lower_each(model, ATTENTION, _lower)
 
 
 def lower_each(model: ir.Model, op_type: str, lower: Callable[[ir.Graph, ir.Node], None]) -> ir.passes.PassResult:

@@ -64,7 +64,7 @@ class RotaryTables:
             twice = len(node.inputs) == 2 and node.inputs[0] is node.inputs[1] and on_last_axis(node, value)
             return node.inputs[0] if twice else None
         if node.op_type == "Reshape" and pairs:
-            once = _repeated(node)
+            once = _without_ones(_repeated(node))
             part = part_of(once)
             if part is not None and part[1:] == (0, width // 2, 1):  # the first of two equal halves, repeated
                 return self._half(part[0], False, before) or once
@@ -131,6 +131,12 @@ def _repeated(reshape: ir.Node) -> ir.Value | None:
     if numbers[-1] != 2 or any(n != 1 for n in numbers[:-1]):
         return None
     return source if list(result.shape) == [*source.shape[:-1], 2 * width] else None
+
+
+def _without_ones(value: ir.Value | None) -> ir.Value | None:
+    """``value`` without axes that were put in front of its last one."""
+    node = producer(value, "Unsqueeze")
+    return value if node is None or appends_axis(node) else _without_ones(node.inputs[0])
 
 
 def appends_axis(unsqueeze: ir.Node) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
+import onnxruntime
 import pytest
+import torch
 from edgeport_export.passes.deinterleave_heads import DeinterleaveHeads
 from edgeport_export.passes.drop_idle import DropIdle
 from edgeport_export.passes.fuse_bias_gelu import FuseBiasGelu
@@ -12,6 +15,7 @@ from edgeport_export.passes.gather_rows import GatherRows
 from edgeport_export.passes.pack_attention_input import PackAttentionInput
 from edgeport_export.passes.split_slices import SplitSlices
 from edgeport_export.passes.unflatten_gemm import UnflattenGemm
+from edgeport_export.passes.widen_bfloat16 import WidenBfloat16
 from hand_built import HandBuilt, compare
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -43,6 +47,28 @@ def test_rows_are_picked_by_one_number_each() -> None:
     wide = g.node("Expand", [column, [1, 1, WIDTH]], ["batch", "wanted", WIDTH])
     picked = g.node("GatherElements", [g["x"], wide], ["batch", "wanted", WIDTH], axis=1)
     assert compare(g, [picked], GatherRows()) == {"Unsqueeze": 1, "GatherND": 1}
+
+
+def test_rows_of_one_table_are_not_copied_for_each_batch_entry() -> None:
+    g = HandBuilt(at=(np.array([[4, 0], [1, 1]]), ["batch", "wanted"]))
+    table = g.node("Expand", [RNG.standard_normal((5, WIDTH)), [1, 1, 1]], [1, 5, WIDTH])
+    tables = g.node("Tile", [table, [2, 1, 1]], ["batch", 5, WIDTH])
+    column = g.node("Unsqueeze", [g["at"], [2]], ["batch", "wanted", 1])
+    wide = g.node("Tile", [column, [1, 1, WIDTH]], ["batch", "wanted", WIDTH])
+    picked = g.node("GatherElements", [tables, wide], ["batch", "wanted", WIDTH], axis=1)
+    assert compare(g, [picked], GatherRows()) == {"Gather": 1}
+
+
+def test_products_in_bfloat16_are_rounded_as_before() -> None:
+    numbers = (RNG.standard_normal((3, 4)) * 100).astype(np.float32)
+    g = HandBuilt(x=(numbers, [3, 4]))
+    narrow = g.node("Cast", [g["x"]], [3, 4], to=ir.DataType.BFLOAT16, dtype=ir.DataType.BFLOAT16)
+    product = g.node("Mul", [narrow, narrow], [3, 4])
+    g.graph.outputs.append(g.node("Cast", [product], [3, 4], to=ir.DataType.FLOAT, dtype=ir.DataType.FLOAT))
+    model = WidenBfloat16()(ir.Model(g.graph, ir_version=10)).model
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    x = torch.from_numpy(numbers).bfloat16()
+    assert np.array_equal(session.run(None, g.feeds)[0], (x * x).float().numpy())
 
 
 def test_a_layer_on_flattened_rows_keeps_their_shape() -> None:

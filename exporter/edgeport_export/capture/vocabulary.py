@@ -1,0 +1,92 @@
+"""A traced program that speaks torch.onnx's vocabulary already is taken as it is.
+
+torch.onnx runs every traced program a second time, to replace operators that it does not know and operations in place:
+half of the time of an export. A transformers model in eval mode mostly has neither. Some operators that it has are
+spelled differently for the same thing; those are respelled here. With any other, torch.onnx goes its usual way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+from torch.onnx._internal.exporter import _fx_passes
+
+__all__ = ["spoken"]
+
+_ATEN = torch.ops.aten
+
+_IDLE = {_ATEN.dropout.default, _ATEN.alias.default, _ATEN.detach.default}
+"""What hands its first input on in eval mode."""
+
+_TYPES = {_ATEN.to.dtype, _ATEN.to.dtype_layout, _ATEN.to.device, _ATEN.to.other, _ATEN.type_as.default}
+"""Conversions of type, or of what a graph does not have."""
+
+_CHECKS = {_ATEN._assert_scalar.default, _ATEN._assert_tensor_metadata.default}
+"""What torch.onnx drops."""
+
+
+@contextlib.contextmanager
+def spoken() -> Iterator[None]:
+    """A context in which torch.onnx takes programs as they are where it can."""
+    usual = _fx_passes.decompose_with_registry
+
+    def decompose(program: ExportedProgram, registry: Any) -> ExportedProgram:
+        known = {entries[0].fx_target for entries in registry.functions.values()}
+        if all(_is_known(node, known) for node in program.graph.nodes):
+            _respell(program.graph_module)
+            return program
+        return usual(program, registry)
+
+    _fx_passes.decompose_with_registry = decompose
+    try:
+        yield
+    finally:
+        _fx_passes.decompose_with_registry = usual
+
+
+def _is_known(node: Node, known: set[Any]) -> bool:
+    if node.op != "call_function":
+        return node.op != "get_attr"  # a graph inside the graph
+    target = node.target
+    if target in _IDLE | _TYPES | _CHECKS or target is operator.getitem:
+        return True
+    return target in known and not (isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable)
+
+
+def _respell(module: GraphModule) -> None:
+    """In place: no idle operators, one spelling of a conversion and of a reshape."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.target is _ATEN.reshape.default:
+            # torch.onnx runs the program once more to see its types, and a view has to be one.
+            with graph.inserting_before(node):
+                source = graph.call_function(_ATEN.contiguous.default, node.args[:1])
+            source.meta = dict(node.args[0].meta)
+            node.target, node.args = _ATEN.view.default, (source, *node.args[1:])
+        elif node.target in _TYPES:
+            source = node.args[0]
+            before, after = source.meta["val"].dtype, node.meta["val"].dtype
+            if before == after and not _is_output(node):
+                _skip(node)
+            else:
+                node.target, node.args, node.kwargs = _ATEN._to_copy.default, (source,), {"dtype": after}
+        elif node.target in _IDLE and not _is_output(node):
+            _skip(node)
+    graph.lint()
+    module.recompile()
+
+
+def _is_output(node: Node) -> bool:
+    """Whether the program's signature has the node's name."""
+    return any(user.op == "output" for user in node.users)
+
+
+def _skip(node: Node) -> None:
+    node.replace_all_uses_with(node.args[0])
+    node.graph.erase_node(node)
