@@ -15,10 +15,12 @@ from typing import Any
 
 from edgeport.errors import UsageError
 
-__all__ = ["BLOCK_SIZES", "METHODS", "OPSETS", "PRECISIONS", "Limits", "Recipe"]
+__all__ = ["BLOCK_SIZES", "CALIBRATED", "METHODS", "OPSETS", "PRECISIONS", "Limits", "Recipe"]
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
-METHODS = ("rtn", "hqq", "gptq")
+METHODS = ("rtn", "hqq", "gptq", "awq")
+CALIBRATED = ("gptq", "awq")
+"""Methods that look at what the model does with sample texts."""
 BLOCK_SIZES = (16, 32, 64, 128)
 OPSETS = range(18, 24)
 
@@ -55,7 +57,8 @@ class Recipe:
 
     task: str | None = None
     """None infers it from the model."""
-    precisions: tuple[str, ...] = ("fp32", "int8")
+    precisions: tuple[str, ...] = ()
+    """None named leaves it to the model: fp32 and int8, or the bits of a checkpoint that comes quantized."""
     opset: int = 20
     fixed_shape: tuple[int, int] | None = None
     """(batch, sequence), for accelerators that compile for one shape."""
@@ -63,13 +66,15 @@ class Recipe:
     """Regular expression; the weights whose names it finds stay in fp32 when the rest is quantized."""
     method: str = "rtn"
     """How weights that are quantized alone (int4; int8 of models that write text) are rounded: to nearest, by
-    half-quadratic quantization, or by GPTQ, which needs sample texts."""
+    half-quadratic quantization, or by GPTQ or AWQ, which need sample texts."""
     block_size: int | None = None
     """Weights that share a scale, where weights are quantized alone; None leaves it to the number of bits."""
     symmetric: bool = True
     """No zero points, where weights are quantized alone."""
     calibration: str | None = None
     """A text file of what the model will see, for methods that need samples."""
+    evaluation: str | None = None
+    """A text file that variants of a model that writes text are scored on; None takes a text that comes along."""
     revision: str | None = None
     trust_remote_code: bool = False
     validate: bool = True
@@ -77,8 +82,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precisions, PRECISIONS)
-        if len(set(self.precisions)) != len(self.precisions) or not self.precisions:
-            raise UsageError(f"precisions are {', '.join(self.precisions) or 'none'}: name at least one, each once.")
+        if len(set(self.precisions)) != len(self.precisions):
+            raise UsageError(f"precisions are {', '.join(self.precisions)}: name each once.")
         if self.opset not in OPSETS:
             raise UsageError(f"opset {self.opset} is not supported: choose {OPSETS[0]} to {OPSETS[-1]}.")
         if self.fixed_shape is not None and (len(self.fixed_shape) != 2 or min(self.fixed_shape) < 1):
@@ -86,13 +91,28 @@ class Recipe:
         _one_of("method", (self.method,), METHODS)
         if self.block_size is not None and self.block_size not in BLOCK_SIZES:
             raise UsageError(f"block size {self.block_size} is not supported: choose from {BLOCK_SIZES}.")
-        if self.method == "gptq" and self.calibration is None:
-            raise UsageError("gptq rounds by what the model does with sample texts: pass --calibration FILE.")
+        if self.method in CALIBRATED and self.calibration is None:
+            raise UsageError(f"{self.method} rounds by what the model does with sample texts: pass --calibration FILE.")
         _one_of("precision in limits", tuple(self.limits), PRECISIONS)
         try:
             re.compile(self.keep_fp32 or "")
         except re.error as e:
             raise UsageError(f"--keep-fp32 {self.keep_fp32!r} is no regular expression: {e}.") from e
+
+    def settled(self, bits: int | None) -> Recipe:
+        """The recipe for a checkpoint of ``bits``, None for a plain one, with its precisions chosen.
+
+        Raises:
+            UsageError: a method is to round what the checkpoint has rounded already.
+        """
+        own = None if bits is None else f"int{bits}"
+        precisions = self.precisions or (("fp32", "int8") if own is None else (own,))
+        if own in precisions and self.method in CALIBRATED:
+            raise UsageError(
+                f"the checkpoint comes with weights of {bits} bits, which {own} keeps: leave --method {self.method} "
+                "away, or give the model as it was before."
+            )
+        return dataclasses.replace(self, precisions=precisions)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Recipe:

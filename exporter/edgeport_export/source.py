@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,20 @@ from typing import Any
 import torch
 import transformers
 from edgeport.errors import ExportError, UsageError
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import cached_file
 
 from edgeport_export.generation import generation_options
 from edgeport_export.messages import first_line
+from edgeport_export.packed_source import load_packed, packed_format
+from edgeport_export.quantize.blockwise import Quantized
 from edgeport_export.recipe import Recipe
 from edgeport_export.sentence import SentenceHead, load_sentence_head
 from edgeport_export.tasks import ExportTask, infer_task, resolve_task
@@ -40,6 +50,13 @@ class Source:
     """Pooling, dense layers and normalization, where the task is sentence-embedding."""
     task_options: dict[str, Any] = field(default_factory=dict)
     max_length: int = 512
+    integers: Mapping[str, Quantized] = field(default_factory=dict)
+    """By the names of weights, of a checkpoint that comes quantized: what the weights stand for."""
+
+    @property
+    def bits(self) -> int | None:
+        """Of a checkpoint that comes quantized."""
+        return next((quantized.grid.bits for quantized in self.integers.values()), None)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -69,7 +86,7 @@ def load_source(
         return _from_memory(model, tokenizer, recipe)
     name = str(model)
     config, task, modules = settle_task(name, recipe)
-    loaded = _load_model(name, task, config, recipe)
+    loaded, integers = _load_model(name, task, config, recipe)
     source = Source(
         id=_display_name(name, recipe),
         revision=recipe.revision or getattr(config, "_commit_hash", None),
@@ -77,6 +94,7 @@ def load_source(
         tokenizer=_require_fast(tokenizer or _load_tokenizer(name, recipe), name),
         task=task,
         task_options=task.options(config),
+        integers=integers,
     )
     source.max_length = _max_length(source)
     if task.name == "sentence-embedding":
@@ -157,20 +175,38 @@ def _load_config(name: str, recipe: Recipe) -> PretrainedConfig:
         raise _explain(name, e) from e
 
 
-def _load_model(name: str, task: ExportTask, config: PretrainedConfig, recipe: Recipe) -> PreTrainedModel:
+def _load_model(
+    name: str, task: ExportTask, config: PretrainedConfig, recipe: Recipe
+) -> tuple[PreTrainedModel, Mapping[str, Quantized]]:
+    """The model, and the integers that it came in."""
     auto = getattr(transformers, task.auto_class)
     encoders = transformers.AutoModelForTextEncoding
     if auto is transformers.AutoModel and config.is_encoder_decoder and type(config) in encoders._model_mapping:
         auto = encoders  # the half that reads; the half that writes would want something to begin with
+    form = packed_format(config)
+    integers: Mapping[str, Quantized] = {}
     try:
-        model, report = auto.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            revision=recipe.revision,
-            trust_remote_code=recipe.trust_remote_code,
-            output_loading_info=True,
-        )
+        if form is not None:
+            model, report, integers = load_packed(
+                auto,
+                config,
+                form,
+                lambda file: _cached(name, file, recipe),
+                trust_remote_code=recipe.trust_remote_code,
+            )
+            if model.can_generate() and _cached(name, "generation_config.json", recipe):
+                model.generation_config = GenerationConfig.from_pretrained(name, revision=recipe.revision)
+        else:
+            model, report = auto.from_pretrained(
+                name,
+                config=config,
+                dtype=torch.float32,
+                revision=recipe.revision,
+                trust_remote_code=recipe.trust_remote_code,
+                output_loading_info=True,
+            )
+    except ExportError:
+        raise
     except Exception as e:
         raise _explain(name, e) from e
     # A pooler does nothing for token embeddings; anything else that is missing would be made up at random.
@@ -180,8 +216,7 @@ def _load_model(name: str, task: ExportTask, config: PretrainedConfig, recipe: R
             f"{name!r} has no weights for {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}: "
             f"it was not trained for {task.name}; choose another --task."
         )
-    loaded: PreTrainedModel = model.eval()
-    return loaded
+    return model.eval(), integers
 
 
 def _load_tokenizer(name: str, recipe: Recipe) -> PreTrainedTokenizerBase:

@@ -29,7 +29,10 @@ def test_toml_changes_only_what_it_names(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ('precisions = ["int2"]', "precision 'int2' is not known"),
-        ("precisions = []", "name at least one"),
+        ('precisions = ["int8", "int8"]', "name each once"),
+        ('method = "hqqq"', "choose from rtn, hqq, gptq, awq"),
+        ('method = "gptq"', "gptq rounds by what the model does with sample texts: pass --calibration"),
+        ('method = "awq"', "awq rounds by what the model does with sample texts: pass --calibration"),
         ("opset = 9", "choose 18 to 23"),
         ("fixed_shape = [1]", "1x128"),
         ("fixed_shape = [0, 8]", "1x128"),
@@ -44,6 +47,21 @@ def test_bad_values_are_named(tmp_path: Path, text: str, says: str) -> None:
     file.write_text(text)
     with pytest.raises(UsageError, match=says.replace("(", r"\(")):
         Recipe.from_toml(file)
+
+
+def test_precisions_are_left_to_the_model() -> None:
+    assert Recipe().settled(None).precisions == ("fp32", "int8")
+    assert Recipe().settled(4).precisions == ("int4",)
+    assert Recipe().settled(8).precisions == ("int8",)
+    assert Recipe(precisions=("fp16",)).settled(4).precisions == ("fp16",)
+
+
+def test_what_comes_rounded_is_not_rounded_again() -> None:
+    recipe = Recipe(precisions=("int4",), method="awq", calibration="texts.txt")
+    with pytest.raises(UsageError, match="4 bits, which int4 keeps: leave --method awq away"):
+        recipe.settled(4)
+    assert recipe.settled(8) == recipe  # 8 bits to 4 is another matter
+    assert Recipe(method="hqq").settled(4).method == "hqq"  # serves what the checkpoint left in floats
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

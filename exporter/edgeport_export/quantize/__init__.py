@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
+from torch import Tensor, nn
 
+from edgeport_export.quantize.awq import AWQ, awq
 from edgeport_export.quantize.blockwise import Grid, Quantized
 from edgeport_export.quantize.fp16 import convert_fp16
 from edgeport_export.quantize.gptq import GPTQ, gptq
@@ -13,9 +15,21 @@ from edgeport_export.quantize.hqq import HalfQuadratic
 from edgeport_export.quantize.int8_dynamic import Int8Dynamic, QuantizationReport, quantize_int8_dynamic
 from edgeport_export.quantize.round_to_nearest import RoundToNearest
 from edgeport_export.quantize.weight_only import WeightOnly, quantize_weight_only
-from edgeport_export.recipe import Recipe
+from edgeport_export.recipe import CALIBRATED, Recipe
 
-__all__ = ["GPTQ", "Grid", "Int8Dynamic", "QuantizationReport", "WeightOnly", "gptq", "gptq_of", "quantize"]
+__all__ = [
+    "BeforeCapture",
+    "Grid",
+    "Int8Dynamic",
+    "QuantizationReport",
+    "WeightOnly",
+    "before_capture",
+    "quantize",
+    "quantize_before_capture",
+]
+
+BeforeCapture = GPTQ | AWQ
+"""Methods that round the torch model; dispatch is on the type."""
 
 
 def quantize(
@@ -35,7 +49,7 @@ def quantize(
         generates: Whether it writes text: reading its weights is then what takes the time, so they alone are quantized.
         given: Integers that were chosen before the capture, see ``handed_over``.
     """
-    if precision == "int8" and not generates:
+    if precision == "int8" and not generates and not given:
         return str(quantize_int8_dynamic(model, Int8Dynamic(keep_fp32=recipe.keep_fp32)))
     if precision in _BITS:
         config = WeightOnly(
@@ -44,18 +58,33 @@ def quantize(
             rounding=HalfQuadratic() if recipe.method == "hqq" else RoundToNearest(),
             keep_fp32=recipe.keep_fp32,
         )
-        return f"{recipe.method}, blocks of {config.grid.block_size}: {quantize_weight_only(model, config, given)}"
+        how = f"{recipe.method}, blocks of {config.grid.block_size}"
+        if given and recipe.method not in CALIBRATED:
+            how = f"the checkpoint's integers, all else by {how}"
+        return f"{how}: {quantize_weight_only(model, config, given)}"
     if precision == "fp16":
         convert_fp16(model)
         return "weights and arithmetic in fp16"
     return "as captured"
 
 
-def gptq_of(precision: str, recipe: Recipe, *, generates: bool) -> GPTQ | None:
-    """The configuration of GPTQ where the variant is to be rounded by it, which comes before the capture."""
-    if recipe.method != "gptq" or precision not in _BITS or (precision == "int8" and not generates):
+def before_capture(precision: str, recipe: Recipe, *, generates: bool) -> BeforeCapture | None:
+    """The configuration of the method that rounds the torch model of a variant; None if its graph is rounded."""
+    if precision not in _BITS or (precision == "int8" and not generates):
         return None
-    return GPTQ(grid=_grid(_BITS[precision], recipe), keep_fp32=recipe.keep_fp32)
+    grid = _grid(_BITS[precision], recipe)
+    if recipe.method == "gptq":
+        return GPTQ(grid=grid, keep_fp32=recipe.keep_fp32)
+    if recipe.method == "awq":
+        return AWQ(grid=grid, keep_fp32=recipe.keep_fp32)
+    return None
+
+
+def quantize_before_capture(
+    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], config: BeforeCapture
+) -> dict[str, Quantized]:
+    """Round the torch ``model`` in place; see ``block_by_block`` for arguments, result and errors."""
+    return awq(model, batches, config) if isinstance(config, AWQ) else gptq(model, batches, config)
 
 
 _BITS = {"int8": 8, "int4": 4}

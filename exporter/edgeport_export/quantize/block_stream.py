@@ -8,13 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-__all__ = ["BlockStream", "without_cache"]
+__all__ = ["BlockStream", "Inputs", "without_cache"]
+
+
+@dataclass(eq=False)
+class Inputs:
+    """A tensor that some layers read, in sums over all tokens of all samples."""
+
+    first: Tensor
+    """As it was when it was read first."""
+    moments: Tensor
+    """(width, width) float32, the sum of x xᵀ."""
+    magnitudes: Tensor
+    """(width) float32, the sum of |x|."""
+    tokens: int = 0
+    layers: list[str] = field(default_factory=list)
+    """Names of those that read it, in the order in which they run."""
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Inputs:
+        width = tensor.shape[-1]
+        return cls(tensor, torch.zeros(width, width), torch.zeros(width))
+
+    def add(self, tensor: Tensor) -> None:
+        rows = tensor.reshape(-1, tensor.shape[-1]).float()
+        self.moments.addmm_(rows.T, rows)
+        self.magnitudes += rows.abs().sum(0)
+        self.tokens += len(rows)
 
 
 class BlockStream:
@@ -58,17 +85,21 @@ class BlockStream:
                 handle.remove()
         self.chained &= all(len(calls) == len(self.batches) for calls in self.calls)
 
-    def moments(self, index: int, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """The sum of x xᵀ over the inputs of each layer of block ``index``; only layers that were reached."""
-        sums: dict[str, Tensor] = {}
+    def inputs(self, index: int, layers: Mapping[str, nn.Module]) -> list[Inputs]:
+        """What the ``layers`` of block ``index`` read, in the order in which they run; only layers that are reached."""
+        found: list[Inputs] = []
+        of: dict[str, Inputs] = {}
 
         def hook(name: str) -> Callable[..., None]:
             def add(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
                 tensor = args[0] if args else next(iter(kwargs.values()))
-                inputs = tensor.reshape(-1, tensor.shape[-1]).float()
-                if name not in sums:
-                    sums[name] = torch.zeros(inputs.shape[1], inputs.shape[1])
-                sums[name].addmm_(inputs.T, inputs)
+                if name not in of:
+                    of[name] = next((read for read in found if read.first is tensor), None) or Inputs.of(tensor)
+                    of[name].layers.append(name)
+                    if of[name] not in found:
+                        found.append(of[name])
+                if of[name].layers[0] == name:
+                    of[name].add(tensor)
 
             return add
 
@@ -79,7 +110,12 @@ class BlockStream:
         finally:
             for handle in handles:
                 handle.remove()
-        return sums
+        return found
+
+    def output(self, index: int) -> Tensor:
+        """What block ``index`` makes of the first batch."""
+        first: Tensor = next(self._outputs(index))
+        return first
 
     def advance(self, index: int) -> None:
         """Let the samples pass block ``index`` as it is now."""
@@ -99,19 +135,21 @@ class BlockStream:
             handle = block.register_forward_hook(_stop)
             try:
                 self.model(**batch)
-            except _Enough:
-                pass
+            except _Enough as enough:
+                yield enough.output
             finally:
                 handle.remove()
-            yield None
 
 
 class _Enough(Exception):  # noqa: N818 - nothing went wrong
     """The block that was wanted has run."""
 
+    def __init__(self, output: Any) -> None:
+        self.output = output
 
-def _stop(*_: Any) -> None:
-    raise _Enough
+
+def _stop(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+    raise _Enough(_first(output))
 
 
 def _first(output: Any) -> Any:

@@ -7,7 +7,7 @@ the zero point, which stands for zero. Knows numpy alone; who chose the integers
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,8 @@ class Quantized:
     """(rows, blocks); may be negative (the range of integers is not even)."""
     zeros: NDArray[np.uint8] | None
     """(rows, blocks); None on a symmetric grid."""
+    order: NDArray[np.int64] | None = None
+    """(width): the input whose weight stands at each place of a row; None where they stand in order."""
 
     def __post_init__(self) -> None:
         rows, blocks = self.integers.shape[0], -(-self.width // self.grid.block_size)
@@ -67,12 +69,21 @@ class Quantized:
             raise ValueError("A symmetric grid has no zero points, any other has them.")
         if self.zeros is not None and (self.zeros.shape != (rows, blocks) or self.zeros.dtype != np.uint8):
             raise ValueError(f"zero points are {self.zeros.dtype} {self.zeros.shape}, not uint8 {(rows, blocks)}.")
+        if self.order is not None and (np.sort(self.order) != np.arange(self.width)).any():
+            raise ValueError(f"The order of the inputs does not name each of {self.width} once.")
 
     def dequantized(self, rows: slice = slice(None)) -> NDArray[np.float32]:
-        """The weights that the integers stand for, float32 (rows, width), in the arithmetic of the kernels."""
+        """The weights that the integers stand for, float32 (rows, width), in the arithmetic of the kernels, inputs in
+        their own order."""
         zeros = np.float32(self.grid.middle) if self.zeros is None else self.zeros[rows, :, None].astype(np.float32)
         values = (self.integers[rows].astype(np.float32) - zeros) * self.scales[rows, :, None]
-        return values.reshape(values.shape[0], -1)[:, : self.width]
+        values = values.reshape(values.shape[0], -1)[:, : self.width]
+        return values if self.order is None else values[:, np.argsort(self.order)]
+
+    def part(self, rows: slice) -> Quantized:
+        """Some of the rows."""
+        zeros = None if self.zeros is None else self.zeros[rows]
+        return replace(self, integers=self.integers[rows], scales=self.scales[rows], zeros=zeros)
 
     def packed(self) -> NDArray[np.uint8]:
         """(rows, blocks, block_size * bits / 8): two 4-bit integers a byte, the first in the lower half."""

@@ -2,13 +2,8 @@
 
 Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers".
 
-Works on a torch model before it is captured, on ``nn.Linear`` and transformers' ``Conv1D`` inside the model's stacked
-blocks. Block by block: sample texts run through the blocks that are quantized already, the second moments of each
-layer's inputs are gathered, and the layer is solved. Embedding tables and output layers are left alone: they usually
-share one matrix, which has to serve both.
-
-The model's weights become the values that the integers stand for, and the integers are handed over: the graph then
-stores exactly those (see ``handed_over``), so that the exported model equals the torch one.
+Works on a torch model before it is captured, block by block (see ``block_by_block``): the second moments of what a
+layer reads are gathered, and the layer is solved.
 
 Why not neural-compressor's GPTQ (``neural-compressor-pt`` 3.10, tried with torch 2.13 and transformers 5.23): on Llama
 it works. On GPT-2 it raises, as it mixes up the sides of a ``Conv1D``'s weight; it feeds every block the first one's
@@ -17,24 +12,24 @@ masks and positions, which is wrong where they differ by layer (Gemma 3); and it
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from edgeport.errors import ExportError
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from edgeport_export.quantize.block_stream import BlockStream, without_cache
+from edgeport_export.quantize.block_by_block import Progress, block_by_block, rows_of
+from edgeport_export.quantize.block_stream import BlockStream
 from edgeport_export.quantize.blockwise import Grid, Quantized, in_blocks
 from edgeport_export.quantize.round_to_nearest import fit
 
 __all__ = ["GPTQ", "gptq", "solve"]
 
-_LAZY = 128
-"""Inputs whose effect on all later ones is applied at once; a multiple of every block size."""
+_LAZY = 32
+"""Inputs whose effect on all later ones is applied at once; divides every larger block size, so that a block's inputs
+have had all that came before when its scale is fitted."""
 
 
 @dataclass(frozen=True)
@@ -51,49 +46,26 @@ class GPTQ:
     """Regular expression; parameters whose names it finds are left as they are."""
 
 
-@torch.no_grad()
 def gptq(
     model: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
     config: GPTQ,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Quantized]:
-    """Quantize the layers of ``model``, in place.
+    """Quantize the layers of ``model``, in place; arguments, result and errors are those of ``block_by_block``."""
 
-    Args:
-        model: In eval mode, weights in float32.
-        batches: Sample inputs, the keyword arguments of ``model``, e.g. ``{"input_ids": (rows, tokens)}``. Padding
-            counts like text, so leave it out. 64 rows of 128 tokens were enough for models of 9M parameters.
-        config: Bits, blocks, damping.
-        progress: Called with the blocks done and their number.
+    def solved(
+        stream: BlockStream, index: int, layers: Mapping[str, nn.Module], wanted: Callable[[str], bool]
+    ) -> Iterator[tuple[str, Quantized]]:
+        for read in stream.inputs(index, {name: layer for name, layer in layers.items() if wanted(name)}):
+            # Rows are independent of each other: layers that read the same are solved as one.
+            rows = [rows_of(layers[name]) for name in read.layers]
+            together = solve(torch.cat(rows), read.moments, config)
+            ends = itertools.accumulate(len(r) for r in rows)
+            for name, end, own in zip(read.layers, ends, rows, strict=True):
+                yield name, together.part(slice(end - len(own), end))
 
-    Returns:
-        By parameter name, e.g. ``transformer.h.0.attn.c_attn.weight``, the integers that the parameter now stands for;
-        one row an output, also for ``Conv1D``. Layers that the samples did not reach are missing.
-
-    Raises:
-        ExportError: the weights are not float32, or there are no samples.
-    """
-    if not batches:
-        raise ExportError("GPTQ needs sample texts; give some, or choose rounding that needs none.")
-    keep = re.compile(config.keep_fp32) if config.keep_fp32 else None
-    found: dict[str, Quantized] = {}
-    with without_cache(model):
-        stream = BlockStream(model, batches)
-        for index, (prefix, block) in enumerate(stream.blocks):
-            layers = {f"{prefix}{n}.weight": m for n, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)}
-            layers = {name: m for name, m in layers.items() if keep is None or not keep.search(name)}
-            for name, moments in stream.moments(index, layers).items():
-                weight = layers[name].weight
-                if weight.dtype != torch.float32:
-                    raise ExportError(f"{name} is {weight.dtype}; GPTQ works on float32: load the model in that.")
-                rows = weight.T if isinstance(layers[name], Conv1D) else weight
-                found[name] = solve(rows, moments, config)
-                rows.copy_(torch.from_numpy(found[name].dequantized()))
-            stream.advance(index)
-            if progress is not None:
-                progress(index + 1, len(stream.blocks))
-    return found
+    return block_by_block(model, batches, solved, keep_fp32=config.keep_fp32, progress=progress)
 
 
 def solve(rows: Tensor, moments: Tensor, config: GPTQ) -> Quantized:
@@ -111,30 +83,30 @@ def solve(rows: Tensor, moments: Tensor, config: GPTQ) -> Quantized:
     factor = _inverse_factor(moments[order][:, order] / mean, config.damping)
     importance = in_blocks((diagonal / mean + config.damping).numpy()[None], grid.block_size)
     scales, zeros = fit(in_blocks(rows.numpy(), grid.block_size), grid, search=True, importance=importance)
-    scale, zero = torch.from_numpy(scales), torch.from_numpy(zeros).float()
-    left = rows[:, order].clone()
-    integers = torch.empty(count, width)
+    # One input's weights lie together from here on.
+    scale, zero = (torch.from_numpy(a).float().T.contiguous() for a in (scales, zeros))
+    left = rows.T[order]
+    integers = torch.empty(width, count)
     for start in range(0, width, _LAZY):
         stop = min(start + _LAZY, width)
-        errors = torch.empty(count, stop - start)
+        errors = torch.empty(stop - start, count)
         for at in range(start, stop):
             block = int(order[at]) // grid.block_size
             if not config.by_activity and at % grid.block_size == 0:
-                size = min(grid.block_size, width - at)
-                now = in_blocks(left[:, at : at + size].numpy(), grid.block_size)
+                now = in_blocks(left[at : at + grid.block_size].T.numpy(), grid.block_size)
                 fitted = fit(now, grid, search=True, importance=importance[:, block : block + 1])
-                scale[:, block], zero[:, block] = torch.from_numpy(fitted[0][:, 0]), torch.from_numpy(fitted[1][:, 0])
-            value, s, z = left[:, at], scale[:, block], zero[:, block]
-            integer = (torch.round(value / s) + z).clamp(0, grid.top)
-            integers[:, order[at]] = integer
-            error = (value - (integer - z) * s) / factor[at, at]
-            left[:, at + 1 : stop] -= torch.outer(error, factor[at, at + 1 : stop])
-            errors[:, at - start] = error
-        left[:, stop:] -= errors @ factor[start:stop, stop:]
-    zeros = zero.numpy().astype(np.uint8)
+                scale[block], zero[block] = (torch.from_numpy(a[:, 0]) for a in fitted)
+            value, s, z = left[at], scale[block], zero[block]
+            integer = (value / s).round_().add_(z).clamp_(0, grid.top)
+            integers[order[at]] = integer
+            error = errors[at - start]
+            torch.sub(value, integer.sub_(z).mul_(s), out=error).div_(factor[at, at])
+            left[at + 1 : stop].addr_(factor[at, at + 1 : stop], error, alpha=-1)
+        left[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
+    zeros = zero.T.numpy().astype(np.uint8)
     padded = np.repeat(zeros[:, :, None], grid.block_size, axis=2)
-    padded.reshape(count, -1)[:, :width] = integers.numpy().astype(np.uint8)
-    return Quantized(grid, width, padded, scale.numpy(), None if grid.symmetric else zeros)
+    padded.reshape(count, -1)[:, :width] = integers.T.numpy().astype(np.uint8)
+    return Quantized(grid, width, padded, scale.T.contiguous().numpy(), None if grid.symmetric else zeros)
 
 
 def _inverse_factor(moments: Tensor, damping: float) -> Tensor:

@@ -1,8 +1,9 @@
 """Integers that were chosen before the graph existed, found again in it.
 
-GPTQ quantizes a torch model, whose weights become exactly the values that the integers stand for. The graph has those
-values, but passes rename, transpose, join and reorder weights (``.T``, ``.packed``), so names are no guide. Values are:
-every row of a matrix, which holds all weights of one output, is looked up among the rows handed over.
+A method that rounds a torch model leaves it the values that the integers stand for, and so does a checkpoint that comes
+quantized. The graph has those values, but passes rename, transpose, join and reorder weights (``.T``, ``.packed``), so
+names are no guide. Values are: every row of a matrix, which holds all weights of one output, is looked up among the
+rows handed over.
 
 What passes must preserve: the numbers of a row in fp32, bit for bit. They may rename and transpose matrices, and join,
 split and permute them along the outputs. A pass that scales or reorders what is inside a row breaks the link; the
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeport_export.quantize.blockwise import Quantized
+from edgeport_export.quantize.blockwise import Grid, Quantized
 
 __all__ = ["HandedOver"]
 
@@ -27,11 +28,15 @@ class HandedOver:
 
     def __init__(self, given: Mapping[str, Quantized]) -> None:
         self._given = given
-        self._rows: dict[bytes, tuple[str, int]] = {}
+        self._rows: dict[tuple[Grid, bytes], dict[bytes, tuple[str, int]]] = {}
+        """Name and number by a row's values. Rows of one matrix share a grid and the order of their inputs, which are
+        told apart here: a row of zeros may stand in many matrices."""
         self._missing: dict[str, set[bytes]] = {}
         for name, quantized in given.items():
             keys = [_key(row) for row in quantized.dequantized()]
-            self._rows.update((key, (name, row)) for row, key in enumerate(keys))
+            order = b"" if quantized.order is None else quantized.order.tobytes()
+            rows = self._rows.setdefault((quantized.grid, order), {})
+            rows.update((key, (name, row)) for row, key in enumerate(keys))
             self._missing[name] = set(keys)
 
     @property
@@ -42,28 +47,27 @@ class HandedOver:
     def find(self, rows: NDArray[np.floating]) -> Quantized | None:
         """The integers of the matrix ``rows`` (outputs, inputs).
 
-        None if a row was not handed over, or if the rows are on different grids.
+        None if a row was not handed over, or if the rows are on different grids or their inputs in different orders.
         """
-        if not self._given:
-            return None
+        candidates = list(self._rows.values())
         keys: list[bytes] = []
         for row in rows:
             keys.append(_key(row))
-            if keys[-1] not in self._rows:
+            candidates = [known for known in candidates if keys[-1] in known]
+            if not candidates:
                 return None
-        found = [self._rows[key] for key in keys]
+        found = [candidates[0][key] for key in keys]
         sources = {name: self._given[name] for name, _ in found}
-        grid, width = next(iter(sources.values())).grid, rows.shape[1]
-        if any(source.grid != grid for source in sources.values()):
-            return None
+        like = next(iter(sources.values()))
         for missing in self._missing.values():
             missing.difference_update(keys)
         return Quantized(
-            grid,
-            width,
+            like.grid,
+            like.width,
             np.stack([sources[name].integers[row] for name, row in found]),
             np.stack([sources[name].scales[row] for name, row in found]),
-            None if grid.symmetric else np.stack([_zeros(sources[name])[row] for name, row in found]),
+            None if like.grid.symmetric else np.stack([_zeros(sources[name])[row] for name, row in found]),
+            like.order,
         )
 
 

@@ -29,7 +29,7 @@ class Stored:
     def __init__(self, graph: ir.Graph, name: str, quantized: Quantized) -> None:
         self._graph, self._name = graph, name
         self._zeros = quantized.zeros, quantized.packed_zeros()
-        self.grid, self.width = quantized.grid, quantized.width
+        self.grid, self.width, self.order = quantized.grid, quantized.width, quantized.order
         self.rows, self.blocks = quantized.scales.shape
         self.integers = self._weight("", quantized.packed())
         """uint8 (rows, blocks, bytes)."""

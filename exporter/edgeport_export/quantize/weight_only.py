@@ -13,6 +13,7 @@ of 0.5 % on random data. Levels 0 and 1 err by 3e-7, but take 0.2 ms with 4 bits
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from edgeport_export.passes.fold_constants import transposes_second
 from edgeport_export.passes.match import (
     attribute,
     is_weight,
+    new_weight,
     producer,
     shared_vector,
     sizes,
@@ -154,6 +156,8 @@ class _Quantizer:
         if filled > stored.width:
             ends = [shared_vector(self.graph, "vector", [number]) for number in (0, stored.width, -1)]
             nodes.append(ir.node("Slice", [nodes[-1].outputs[0], *ends]))
+        if stored.order is not None:
+            nodes.append(self._reordered(nodes[-1].outputs[0], np.argsort(stored.order)))
         for made in nodes[:-1]:
             made.outputs[0].name = f"{result.name}_{made.op_type.lower()}"
         self._swap([node], nodes, result)
@@ -184,9 +188,16 @@ class _Quantizer:
             separate = node.inputs[2]
             if is_weight(separate, rank=1) and sizes(tensor_of(separate)) == (stored.rows,):
                 bias, separate = separate, None
+        last = (add or node).outputs[0]
+        nodes: list[ir.Node] = []
+        values = node.inputs[0]
+        if stored.order is not None:
+            nodes.append(self._reordered(values, stored.order))
+            values = nodes[0].outputs[0]
+            values.name = f"{last.name}_reordered"
         fused = ir.node(
             "MatMulNBits",
-            [node.inputs[0], stored.integers, stored.scales, stored.packed_zeros(), None, bias],
+            [values, stored.integers, stored.scales, stored.packed_zeros(), None, bias],
             {
                 "K": stored.width,
                 "N": stored.rows,
@@ -197,8 +208,7 @@ class _Quantizer:
             domain=_DOMAIN,
             name=node.name,
         )
-        nodes = [fused]
-        last = (add or node).outputs[0]
+        nodes.append(fused)
         if separate is not None:
             fused.outputs[0].name = f"{last.name}_product"
             nodes.append(ir.node("Add", [fused.outputs[0], separate]))
@@ -207,6 +217,13 @@ class _Quantizer:
         if swap is not None and not swap.outputs[0].uses() and not swap.outputs[0].is_graph_output():
             self.graph.remove(swap, safe=True)
         self._forget(weight)
+
+    def _reordered(self, values: ir.Value | None, order: NDArray[np.int64]) -> ir.Node:
+        """``values`` with their last axis in another order. The product has an input for this too, and with it
+        takes 55 times as long (10 instead of 0.18 ms for one row times 768 x 3072, onnxruntime 1.32, one core)."""
+        name = f"order_{hashlib.blake2b(order.tobytes(), digest_size=8).hexdigest()}"
+        known = self.graph.initializers.get(name) or new_weight(self.graph, name, ir.tensor(order, name=name))
+        return ir.node("Gather", [values, known], {"axis": -1})
 
     def _swap(self, old: list[ir.Node], nodes: list[ir.Node], last: ir.Value) -> None:
         """Put ``nodes`` in the place of ``old``; their last output takes the place of ``last``."""

@@ -81,6 +81,8 @@ def test_what_does_not_fit_is_refused() -> None:
     quantized = METHODS["plain"](HEAVY, Grid())
     with pytest.raises(ValueError, match="scales"):
         Quantized(quantized.grid, quantized.width, quantized.integers, quantized.scales[:, :1], None)
+    with pytest.raises(ValueError, match="order"):
+        Quantized(quantized.grid, quantized.width, quantized.integers, quantized.scales, None, np.zeros(192, np.int64))
 
 
 @pytest.mark.parametrize("sign", [1, -1])
