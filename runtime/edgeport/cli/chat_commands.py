@@ -132,6 +132,28 @@ def _save(session: ChatSession, text: str) -> None:
     session.terminal.note(f"Saved in {path}, as a line that `edgeport run` takes.")
 
 
+def _load(session: ChatSession, text: str) -> None:
+    if not text:
+        raise UsageError("/load needs the name of a file: write it like /load talk.jsonl.")
+    path = Path(text).expanduser()
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise UsageError(f"{str(path)!r} cannot be read ({e.strerror}): give a file that /save wrote.") from e
+    except (ValueError, RecursionError) as e:
+        raise UsageError(f"{str(path)!r} is not one line of JSON ({e}): give a file that /save wrote.") from e
+    conversation = session.conversation
+    before = conversation.system, conversation.turns
+    try:
+        conversation.read_line(data)
+        session.check(session.options)
+    except EdgeportError:
+        conversation.system, conversation.turns = before
+        raise
+    count = len(conversation.turns)
+    session.terminal.note(f"Loaded {count} turn{'s' * (count != 1)} from {path}, in place of what was said.")
+
+
 def _start(text: str) -> str:
     """Enough of a text to know it by."""
     line = " ".join(text.split())
@@ -146,5 +168,6 @@ COMMANDS: Mapping[str, ChatCommand] = {
     "set": ChatCommand("/set NAME=VALUE", "change an option; NAME= gives the default, and /set alone shows them", _set),
     "stats": ChatCommand("/stats", "speed, variant and memory", _stats),
     "save": ChatCommand("/save FILE", "write the conversation to a new file", _save),
+    "load": ChatCommand("/load FILE", "go on with a conversation that was saved", _load),
     "exit": ChatCommand("/exit", "leave, as Ctrl-D does", None),
 }

@@ -16,6 +16,10 @@ from edgeport.tasks.text_generation import TextGeneration
 
 __all__ = ["ChatSession"]
 
+_KEPT = 0.5
+"""Share of a full context that is kept when the oldest turns are dropped: with less, more is forgotten; with more, a
+conversation is read anew more often than every few turns."""
+
 
 class ChatSession:
     """What goes on between a person, or a pipe, and a model."""
@@ -120,10 +124,13 @@ class ChatSession:
             return prompt, used
         # An answer wants more than the last free token; a quarter of the context is no less than most of them take.
         room = min(self._longest(used) or 1, self._context // 4) if self._drop_oldest else 1
-        while used + room > self._context and self._drop_oldest and self.conversation.turns:
-            del self.conversation.turns[0]
-            prompt = self.conversation.prompt(said)
-            used = self._count(prompt)
+        if used + room > self._context and self._drop_oldest:
+            # What is kept moves to the front and is read anew, so room is made for the turns to come as well.
+            most = min(self._context - room, int(self._context * _KEPT))
+            while used > most and self.conversation.turns:
+                del self.conversation.turns[0]
+                prompt = self.conversation.prompt(said)
+                used = self._count(prompt)
         if used >= self._context:
             alone = not self.conversation.turns
             self.conversation.turns = turns

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from edgeport.errors import InputError
+
 __all__ = ["Conversation", "Prompt", "Turn"]
 
 Prompt = str | list[dict[str, str]]
@@ -43,6 +45,32 @@ class Conversation:
     def as_line(self) -> dict[str, Any]:
         """All of it, as `edgeport run` takes it as a line on stdin."""
         return {"messages": self._messages(self.turns)} if self.template else {"text": self._text("")}
+
+    def read_line(self, data: Any) -> None:
+        """Take up a conversation that ``as_line`` gave, in place of what was said so far.
+
+        Raises:
+            InputError: it is none, or one for a model of the other kind; nothing is changed then.
+        """
+        key = "messages" if self.template else "text"
+        given = data.get(key) if isinstance(data, dict) else None
+        if not self.template and isinstance(given, str):
+            self.turns = [Turn("", given)] if given else []
+            return
+        if not self.template or not isinstance(given, list):
+            found = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
+            raise InputError(f"a conversation with this model has the key {key!r}, and this has {found}: give another.")
+        said = [(m.get("role"), m.get("content")) if isinstance(m, dict) else (None, None) for m in given]
+        first = 1 if said and said[0][0] == "system" else 0
+        roles = [role for role, _ in said[first:]]
+        contents = [content for _, content in said if isinstance(content, str)]
+        if roles != ["user", "assistant"] * (len(roles) // 2) or len(contents) < len(said):
+            raise InputError(
+                f"a conversation is a system message or none, and then user and assistant in turns, and this has "
+                f"{', '.join(str(role) for role, _ in said[:6])}: give another."
+            )
+        self.system = contents[0] if first else None
+        self.turns = [Turn(*turn) for turn in zip(contents[first::2], contents[first + 1 :: 2], strict=True)]
 
     def _messages(self, turns: list[Turn]) -> list[dict[str, str]]:
         messages = [] if self.system is None else [{"role": "system", "content": self.system}]

@@ -63,6 +63,7 @@ def describe(manifest: Manifest) -> Iterator[str]:
         ["variant", *_columns(manifest)], [_variant(n, v, manifest) for n, v in manifest.variants.items()]
     )
     yield ""
+    yield from _quality(manifest)
     yield from _row("runs here", _choice(manifest))
     for name, variant in manifest.variants.items():
         operators = [f"{count} {op}" for op, count in variant.operators.items()]
@@ -103,8 +104,39 @@ def _choice(manifest: Manifest) -> str:
     return f"{choice.name}: {choice.reason}"
 
 
+def _quality(manifest: Manifest) -> Iterator[str]:
+    """How good the variants of a model are that writes text, and how long they take; nothing for any other."""
+    found = {name: _measured(variant, "quality") for name, variant in manifest.variants.items()}
+    original = next((_number(q.get("original_perplexity"), ".5g") for q in found.values() if q), None)
+    if original is None:
+        return
+    figures = {"perplexity": ".5g", "divergence": ".5f", "agreement": ".1%"}
+    times = {name: _measured(variant, "latency", "milliseconds") for name, variant in manifest.variants.items()}
+    shapes = _shapes(manifest)
+    yield from _table(
+        ["quality", "perplexity", "divergence", "same token", *(f"{shape}, ms" for shape in shapes)],
+        [
+            [
+                name,
+                *(_number(quality.get(key), form) for key, form in figures.items()),
+                *(_number(times[name].get(shape), ".1f") for shape in shapes),
+            ]
+            for name, quality in found.items()
+        ],
+    )
+    text = manifest.validation.get("text")
+    text = text if isinstance(text, Mapping) else {}
+    yield from _row("", f"{text.get('tokens')} tokens of {text.get('name')}; the original's perplexity is {original}")
+    yield ""
+
+
 def _columns(manifest: Manifest) -> list[str]:
-    return ["size", "opset", "largest difference", "cosine", "same label", *(f"ms at {s}" for s in _shapes(manifest))]
+    return ["size", "opset", "largest difference", "cosine", "same label", *(f"ms at {s}" for s in _timed(manifest))]
+
+
+def _timed(manifest: Manifest) -> list[str]:
+    """Shapes whose times stand beside the sizes: none where they stand beside the quality."""
+    return [] if any(_measured(v, "quality") for v in manifest.variants.values()) else _shapes(manifest)
 
 
 def _shapes(manifest: Manifest) -> list[str]:
@@ -122,7 +154,7 @@ def _variant(name: str, variant: Variant, manifest: Manifest) -> list[str]:
         _number(parity.get("max_abs"), ".2g"),
         _number(parity.get("cosine"), ".5f"),
         _number(parity.get("agreement"), ".1%"),
-        *(_number(times.get(shape), ".1f") for shape in _shapes(manifest)),
+        *(_number(times.get(shape), ".1f") for shape in _timed(manifest)),
     ]
 
 

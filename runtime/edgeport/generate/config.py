@@ -1,7 +1,8 @@
 """The options of a generation: names and defaults of transformers' ``GenerationConfig``, checked before anything runs.
 
 Knows no model: what depends on a prompt's length is a method that is given the length. Options of transformers that are
-not fields here (contrastive search, watermarks, encoder-decoder options, ...) do not exist in edgeport.
+not fields here (contrastive search, watermarks, encoder-decoder options, ...) do not exist in edgeport: ``ABSENT`` has
+those that would change a text.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 from edgeport.errors import InputError, UsageError
-from edgeport.generate.options import OPTIONS, SAMPLING, normalise
+from edgeport.generate.options import ABSENT, OPTIONS, SAMPLING, normalise
 
 __all__ = ["DEFAULT_NEW_TOKENS", "GenerationConfig"]
 
@@ -92,8 +93,8 @@ class GenerationConfig:
         """The caller's options over the model's.
 
         Args:
-            defaults: What the model's generation_config.json holds. It is data: unknown keys are left out, and None
-                means transformers' default.
+            defaults: What the model's generation_config.json holds. It is data: unknown keys are left out (``ignored``
+                names those that matter), and None means transformers' default.
             given: The caller's options. Here None switches an option off, as in transformers' ``generate``:
                 ``top_k=None`` keeps all tokens, while leaving it out gives the model's value, or 50.
 
@@ -104,7 +105,7 @@ class GenerationConfig:
         known = {field.name: field.default for field in fields(cls)}
         for name in given:
             if name not in known:
-                raise UsageError(_unknown(name, list(known)))
+                raise UsageError(_absent(name) if name in ABSENT else _unknown(name, list(known)))
         stored = {name: _stored(name, value) for name, value in defaults.items() if name in known}
         stored = {name: value for name, value in stored.items() if value is not None}
         off = {**known, "top_k": 0}
@@ -120,6 +121,12 @@ class GenerationConfig:
         config = cls(**checked)
         config._check_together()
         return config
+
+    @staticmethod
+    def ignored(defaults: Mapping[str, Any]) -> tuple[str, ...]:
+        """Which of a model's own options would change its texts in transformers, and are left out here: ``a=1``."""
+        found = {name: value for name, value in defaults.items() if name in ABSENT}
+        return tuple(f"{name}={value!r:.40}" for name, value in found.items() if value and value != ABSENT[name])
 
     def _check_together(self) -> None:
         """Raise UsageError for options that exclude each other."""
@@ -221,6 +228,10 @@ def _stored(name: str, value: Any) -> Any:
 
 def _is_negative(value: Any) -> bool:
     return isinstance(value, int) and value < 0
+
+
+def _absent(name: str) -> str:
+    return f"the generation option {name!r} is one of transformers that edgeport does not have: leave it out."
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -31,6 +31,7 @@ class GraphSession(Protocol):
     """What a decoder needs of ``edgeport.session.Session``."""
 
     input_names: tuple[str, ...]
+    input_types: dict[str, str]
     output_names: tuple[str, ...]
 
     def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
@@ -94,6 +95,7 @@ class Decoder(ABC):
         """What each row has read."""
         self._session = session
         self._cache = cache
+        self._dtype = _cache_dtype(session, cache)
 
     def start(self, prompts: Sequence[Sequence[int]], *, room: int = 0) -> Array:
         """Read new prompts; a single one keeps what it shares with the row that was read before.
@@ -252,7 +254,7 @@ class _Plugged(Decoder):
     def _allocate(self, rows: int, capacity: int) -> None:
         self._rows, self._capacity = rows, capacity
         self._buffers = {
-            name: np.zeros((rows, heads, capacity, size), np.float32) for name, (heads, size) in self._cache.items()
+            name: np.zeros((rows, heads, capacity, size), self._dtype) for name, (heads, size) in self._cache.items()
         }
         self._inputs = {}
         self._binding = self._session.bind()
@@ -292,7 +294,8 @@ class _Plugged(Decoder):
         first = np.zeros_like(lengths) if new == total else lengths - new
         self._set("input_ids", ids)
         self._set("logits_at", np.asarray(logits_at, np.int64))
-        self._set("position_ids", first[:, None] + np.arange(new))
+        if "position_ids" in self._session.input_names:
+            self._set("position_ids", first[:, None] + np.arange(new))
         self._set("last", (lengths - 1).astype(np.int32))
         self._set("total", np.array(total, np.int32))
         logits: Array = self._binding.run()[0]
@@ -340,7 +343,7 @@ class _Appended(Decoder):
     def _read(self, rows: list[list[int]], *, every: bool) -> list[Array]:
         self._mask = np.zeros((len(rows), 0), np.int64)
         self._past = {
-            name: np.zeros((len(rows), heads, 0, size), np.float32) for name, (heads, size) in self._cache.items()
+            name: np.zeros((len(rows), heads, 0, size), self._dtype) for name, (heads, size) in self._cache.items()
         }
         ids, mask = _padded_left(rows)
         width = ids.shape[1]
@@ -403,6 +406,11 @@ class _Uncached(Decoder):
         row = self.tokens[0] + tokens
         logits = self._read([row], every=not last)[0]
         return logits[-1:] if last else logits[-len(tokens) :]
+
+
+def _cache_dtype(session: GraphSession, cache: CacheShapes) -> npt.DTypeLike:
+    """What keys and values are kept in: the graph's own type, float16 or float32."""
+    return np.float16 if any(session.input_types[name] == "tensor(float16)" for name in cache) else np.float32
 
 
 def _padded_left(rows: list[list[int]]) -> tuple[Array, Array]:

@@ -7,17 +7,38 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from edgeport.errors import UsageError
 
-__all__ = ["OPTIONS", "SAMPLING", "normalise"]
+__all__ = ["ABSENT", "OPTIONS", "SAMPLING", "normalise"]
 
 SAMPLING = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
 """Options that have no effect without ``do_sample``."""
+
+ABSENT: Mapping[str, Any] = {
+    "assistant_early_exit": None,
+    "constraints": None,
+    "diversity_penalty": 0.0,
+    "dola_layers": None,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "force_words_ids": None,
+    "guidance_scale": 1.0,
+    "max_time": None,
+    "num_beam_groups": 1,
+    "penalty_alpha": 0.0,
+    "sequence_bias": None,
+    "token_healing": False,
+    "top_h": None,
+    "watermarking_config": None,
+}
+"""Options of transformers that change a text and do not exist here, with the value that switches each off."""
 
 _Reader = Callable[[Any], Any]
 """Returns the value as it is kept; raises TypeError or ValueError if it is not allowed."""

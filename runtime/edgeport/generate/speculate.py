@@ -7,14 +7,14 @@ guesses: the search sees the same logits, but for the rounding of a run of sever
 float in fp32. Where a graph quantizes activations with one scale for all that a run reads (dynamic int8), it is as much
 as between a batch and its rows one by one, and a choice that is nearly a tie may turn out otherwise.
 
-Guesses come from the row itself (``PromptLookup``) or from a smaller model of the same vocabulary (``Draft``). Reading
-ahead is worth its while because a run of a few tokens takes little longer than one of one token: most of its time goes
-into fetching the weights from memory.
+Guesses come from the row itself (``PromptLookup``) or from a smaller model of the same vocabulary (``Draft``). How many
+are made is ``pace``'s to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -22,18 +22,13 @@ import numpy as np
 from edgeport.errors import UsageError
 from edgeport.generate.config import GenerationConfig
 from edgeport.generate.model import FloatArray, IntArray, Model
+from edgeport.generate.pace import Pace
 from edgeport.generate.result import log_softmax
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 __all__ = ["Draft", "Guesser", "PromptLookup", "ReadAhead", "Rereading", "check_vocabularies", "guesser_for"]
-
-_FIRST = 4
-"""Tokens guessed at first; from then on success and failure decide."""
-
-_LONGEST_PAUSE = 8
-"""Most tokens without a guess after failures: what repetition costs while it is not yet noticed."""
 
 _NGRAM = 2
 """transformers' default."""
@@ -57,6 +52,8 @@ class Guesser(Protocol):
 
     most: int
     """Tokens that it is asked for at once, at most."""
+    free: bool
+    """Whether a guess costs nothing, so that one is made, and judged, even where none is to be read ahead."""
 
     def guess(self, row: Sequence[int], count: int) -> list[int]:
         """Up to ``count`` tokens that may follow the row; none where it has no idea."""
@@ -68,6 +65,8 @@ class PromptLookup:
     The longest match goes first, and of equally long ones the last. A match that overlaps the end is copied over and
     over, as in LZ77: it is a loop.
     """
+
+    free = True
 
     def __init__(self, most: int, ngram: int) -> None:
         """Look for the row's last ``ngram`` tokens, then for fewer."""
@@ -93,6 +92,8 @@ class PromptLookup:
 
 class Draft:
     """A smaller model's greedy continuation (Leviathan, Kalman and Matias 2023; Chen et al. 2023)."""
+
+    free = False
 
     def __init__(self, model: Model, most: int, max_positions: int | None) -> None:
         """Guess with ``model``, whose ``start`` reads only what it has not read yet (``Decoder``)."""
@@ -157,7 +158,13 @@ class ReadAhead:
     """The model protocol over a model and a guesser, for one row."""
 
     def __init__(
-        self, model: Rereading, guesser: Guesser, config: GenerationConfig, *, max_positions: int | None = None
+        self,
+        model: Rereading,
+        guesser: Guesser,
+        config: GenerationConfig,
+        *,
+        max_positions: int | None = None,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         """Put them together.
 
@@ -166,87 +173,63 @@ class ReadAhead:
             guesser: Guesses.
             config: Its token budget: nothing is guessed beyond it.
             max_positions: Tokens that the model takes in all; None if there is no limit.
+            clock: Seconds since some moment: guesses are made where they have lately saved some of them.
         """
         self.vocab_size = model.vocab_size
         self._model = model
         self._guesser = guesser
         self._config = config
         self._max_positions = max_positions
+        self._clock = clock
         self._row: list[int] = []
         self._longest = 0
         """Tokens of the row at its end; the last of them is not read."""
         self._guessed: list[int] = []
-        """Guesses that the model has read and the search has not judged yet."""
-        self._offered = 0
-        """Guesses of the last run."""
+        """Guesses that the search has not judged yet."""
         self._logits: FloatArray = np.empty((0, 0), np.float32)
-        """After each guess that is still to be judged."""
-        self._pace = _Pace(guesser.most)
+        """After each of them that the model has read."""
+        self._pace = Pace(guesser.most)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> FloatArray:
         """Read the one prompt."""
         (prompt,) = prompts
-        self._row, self._guessed, self._offered = list(prompt), [], 0
+        self._row, self._guessed, self._logits = list(prompt), [], self._logits[:0]
         self._longest = len(prompt) + self._config.budget(len(prompt), self._max_positions)
-        self._pace = _Pace(self._guesser.most)
+        self._pace = Pace(self._guesser.most)
         return self._model.start(prompts)
 
     def step(self, tokens: IntArray) -> FloatArray:
-        """The logits after one more token: of the last run, if it was guessed."""
+        """The logits after one more token: of an earlier run, if it was guessed."""
         (token,) = (int(token) for token in tokens)
+        read = len(self._logits) > 0
         if self._guessed:
-            if self._guessed[0] == token:
+            right = self._guessed.pop(0) == token
+            self._pace.judge(right)
+            if right and read:
                 self._row.append(token)
                 logits, self._logits = self._logits[:1], self._logits[1:]
-                del self._guessed[0]
                 return logits
+        if read:
             self._model.truncate(len(self._row))
-        if self._offered:
-            self._pace.learn(self._offered, self._offered - len(self._guessed))
         self._row.append(token)
-        self._guessed = self._guess()
-        self._offered = len(self._guessed)
-        if not self._guessed:
-            return self._model.step(tokens)
-        logits = self._model.extend([token, *self._guessed])
-        self._logits = logits[1:]
-        return logits[:1]
+        return self._run(token)
 
     def reorder(self, rows: IntArray) -> None:
         """Nothing: there is one row."""
 
-    def _guess(self) -> list[int]:
-        count = min(self._pace.count(), self._longest - 1 - len(self._row))
+    def _run(self, token: int) -> FloatArray:
+        """Let the model read the row's last token, and guesses behind it."""
+        start = self._clock()
+        room = self._longest - 1 - len(self._row)
+        count = min(self._pace.count(), room)
+        ahead = self._guess(count)
+        self._guessed = ahead or self._guess(min(1, room) if self._guesser.free else 0)
+        logits = self._model.extend([token, *ahead]) if ahead else self._model.step(np.array([token], np.int64))
+        self._logits = logits[1:]
+        self._pace.time(1 + len(ahead), self._clock() - start)
+        return logits[:1]
+
+    def _guess(self, count: int) -> list[int]:
         guessed = self._guesser.guess(self._row, count) if count > 0 else []
         known = (i for i, token in enumerate(guessed) if token >= self.vocab_size)
         return guessed[: next(known, None)]
-
-
-class _Pace:
-    """How many tokens to guess: about as many as lately were right, and now and then none while guesses are wrong.
-
-    After guesses that were all right, twice as many; after a wrong one, one more than were right before it. Where even
-    the first guess is wrong, a pause follows, twice as long each time.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._count = min(_FIRST, most)
-        self._pause = 0
-        self._waiting = 0
-
-    def count(self) -> int:
-        """Tokens to guess now; asked once before each run."""
-        if self._waiting:
-            self._waiting -= 1
-            return 0
-        return self._count
-
-    def learn(self, offered: int, right: int) -> None:
-        """So many were guessed, and so many of them were right until one was wrong."""
-        if right < offered:
-            self._count = min(right + 1, self._most)
-        elif offered == self._count:
-            self._count = min(2 * offered, self._most)
-        self._waiting = 0 if right else self._pause
-        self._pause = 0 if right else min(max(1, 2 * self._pause), _LONGEST_PAUSE)

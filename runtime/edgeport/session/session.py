@@ -100,6 +100,8 @@ class Session:
         self._model_bytes = model_bytes
         self._onnxruntime = onnxruntime.__version__
         self.input_names: tuple[str, ...] = tuple(x.name for x in graph.get_inputs())
+        self.input_types: dict[str, str] = {x.name: x.type for x in graph.get_inputs()}
+        """As onnxruntime writes them: ``tensor(float16)``."""
         self.output_names: tuple[str, ...] = tuple(x.name for x in graph.get_outputs())
         self._largest = 0
         self._shrink = onnxruntime.RunOptions()

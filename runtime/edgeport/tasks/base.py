@@ -33,6 +33,7 @@ class Runner(Protocol):
     """What a pipeline needs of a session."""
 
     input_names: tuple[str, ...]
+    input_types: dict[str, str]
     output_names: tuple[str, ...]
 
     def run(self, feeds: dict[str, Array]) -> dict[str, Array]:

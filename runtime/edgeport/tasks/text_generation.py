@@ -5,6 +5,7 @@ From text to tokens and back; how tokens are chosen is ``edgeport.generate``'s.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -55,6 +56,12 @@ class TextGeneration(Pipeline):
         super().__init__(*args, **options)
         self._decoder_options = decoder_options(self.bundle.manifest)
         self._context: int | None = self._decoder_options["context_length"]
+        if ignored := GenerationConfig.ignored(self._options.get("generation") or {}):
+            warnings.warn(
+                f"the model's generation_config.json has {', '.join(ignored)}, which edgeport does not have: texts are "
+                "written without, and may differ from transformers'.",
+                stacklevel=3,  # whoever called edgeport.load
+            )
         self._cache = PromptCache(self._open)
         self._assistants: weakref.WeakSet[TextGeneration] = weakref.WeakSet()
         """Those whose vocabulary was compared."""

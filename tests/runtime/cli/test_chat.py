@@ -18,6 +18,7 @@ import transformers
 from edgeport.cli import main
 from edgeport.cli.streams import dim, printable
 from edgeport.cli.terminal import Meter, Terminal
+from edgeport.generate import decoder
 from edgeport.tasks.text_generation import TextGeneration
 
 GREEDY = ("--greedy", "--variant", "fp32", "--threads", "1", "--max-new-tokens", "8")
@@ -206,10 +207,79 @@ def test_a_full_context_is_an_error_or_costs_the_oldest_turns(tiny_writer: Any, 
     assert "tokens and the model takes 96, answer included: start with --drop-oldest" in err
     status, out, err = chat(tiny_writer.bundle, *turns, options=(*GREEDY, "--drop-oldest"))
     assert (status, len(out.splitlines())) == (0, 4)
-    assert "the oldest 1 of 3 turns are forgotten" in err
-    _, second, third, fourth = out.splitlines()
-    kept = [user(turns[1]), assistant(second), user(turns[2]), assistant(third), user(turns[3])]
-    assert fourth == writes(kept) != writes(kept[2:])
+    assert "the oldest 3 of 3 turns are forgotten" in err
+    assert out.splitlines()[3] == writes([user(turns[3])])
+    turns = ["the train", "over water", "and water", "the hour", "the water", "was over"]
+    status, out, err = chat(tiny_writer.bundle, *turns, options=(*GREEDY, "--drop-oldest"))
+    answers = out.splitlines()
+    assert (status, len(answers)) == (0, 6)
+    assert "the oldest 4 of 5 turns are forgotten" in err
+    kept = [user(turns[4]), assistant(answers[4]), user(turns[5])]
+    assert answers[5] == writes(kept) != writes(kept[2:])
+
+
+def test_turns_are_dropped_by_halves_so_that_most_prompts_are_read_where_the_last_one_ended(
+    tiny_writer: Any, chat: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    run = decoder._Plugged._run
+
+    def counting(self: Any, ids: Any, *rest: Any) -> Any:
+        read.append(ids.shape[1])
+        return run(self, ids, *rest)
+
+    monkeypatch.setattr(decoder._Plugged, "_run", counting)
+    options = ("--greedy", "--variant", "fp32", "--threads", "1", "--max-new-tokens", "4", "--drop-oldest")
+    status, out, err = chat(tiny_writer.bundle, *["over water"] * 30, options=options)
+    assert (status, len(out.splitlines())) == (0, 30)
+    prompts = [tokens for tokens in read if tokens > 1]
+    anew = [tokens for tokens in prompts if tokens > 30]
+    assert len(prompts) == 30
+    assert len(anew) == err.count("are forgotten") <= 30 / 2.5
+    assert all(tokens <= 48 for tokens in anew)
+
+
+def test_load_goes_on_where_save_ended(tiny_writer: Any, chat: Any, writes: Any, tmp_path: Path) -> None:
+    file = tmp_path / "talk.jsonl"
+    first = writes([{"role": "system", "content": "one hour"}, user("the train")])
+    chat(tiny_writer.bundle, "/system one hour", "the train", f"/save {file}", typed=True)
+    talk = [{"role": "system", "content": "one hour"}, user("the train"), assistant(first), user("over water")]
+    _, out, err = chat(
+        tiny_writer.bundle, "forgotten", f"/load {file}", "over water", "/undo", "/undo", "/undo", typed=True
+    )
+    assert out.splitlines()[-1] == writes(talk)
+    assert "Loaded 1 turn from" in err
+    assert err.count("Forgotten: ") == 2
+    text = tmp_path / "text.jsonl"
+    start = writes("the train")
+    chat(tiny_writer.plain, "the train", f"/save {text}", typed=True)
+    assert chat(tiny_writer.plain, f"/load {text}", "over water", typed=True)[1] == (
+        writes(f"the train{start}\nover water") + "\n"
+    )
+
+
+def test_what_cannot_be_loaded_changes_nothing(tiny_writer: Any, chat: Any, writes: Any, tmp_path: Path) -> None:
+    refused = {
+        "{": "is not one line of JSON",
+        "[]": "has the key 'messages', and this has list",
+        '{"text": "a"}': "has the key 'messages', and this has text",
+        '{"messages": [{"role": "assistant", "content": "a"}]}': "and this has assistant",
+        '{"messages": [{"role": "user", "content": "a"}]}': "user and assistant in turns, and this has user",
+        '{"messages": [{"role": "user", "content": 1}, {"role": "assistant", "content": "a"}]}': "in turns",
+        '{"messages": ["a"]}': "and this has None",
+        '{"messages": [{"role": "system", "content": "£"}]}': "refuses the messages",
+    }
+    lines = ["/load", f"/load {tmp_path / 'none'}"]
+    for number, text in enumerate(refused):
+        (tmp_path / str(number)).write_text(text, encoding="utf-8")
+        lines.append(f"/load {tmp_path / str(number)}")
+    first = writes([user("the train")])
+    talk = [user("the train"), assistant(first), user("over water")]
+    status, out, err = chat(tiny_writer.bundle, "the train", *lines, "over water", typed=True)
+    assert (status, out) == (0, f"{first}\n{writes(talk)}\n")
+    errors = [line for line in err.splitlines() if "error" in line]
+    for error, words in zip(errors, ["needs the name", "cannot be read", *refused.values()], strict=True):
+        assert words in error
 
 
 def test_a_turn_that_is_refused_is_not_remembered(tiny_writer: Any, chat: Any, writes: Any) -> None:

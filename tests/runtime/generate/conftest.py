@@ -123,8 +123,7 @@ def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     def open_(model_type: str) -> Any:
         if model_type not in made:
             torch.manual_seed(0)
-            more = {"rotary_dim": 4} if model_type == "gptj" else {}
-            captured = capture_decoder(tiny_model(model_type, "text-generation", **more), opset=20)
+            captured = capture_decoder(tiny_model(model_type, "text-generation"), opset=20)
             graph = run_passes(run_passes(captured.model, PREPARE), FINISH["fp32"])
             path = tmp_path_factory.mktemp(model_type) / "model.onnx"
             ir.save(graph, path)

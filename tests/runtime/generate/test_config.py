@@ -8,6 +8,7 @@ import pytest
 import transformers
 from edgeport.errors import InputError, UsageError
 from edgeport.generate.config import GenerationConfig
+from edgeport.generate.options import ABSENT
 
 
 def merged(given: dict[str, Any] | None = None, **defaults: Any) -> GenerationConfig:
@@ -79,6 +80,26 @@ def test_unknown_options(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         merged({name: 1})
     assert merged(**{name: 1}) == GenerationConfig()
+
+
+def test_what_edgeport_does_not_have_of_transformers() -> None:
+    """Refused where it is asked for, named where a model brings it along, and nothing else that changes a text."""
+    config = transformers.GenerationConfig()
+    assert all(hasattr(config, name) for name in ABSENT)
+    assert not set(ABSENT) & set(vars(GenerationConfig()))
+    defaults = transformers.GenerationConfig._get_default_generation_params()
+    assert {name: defaults[name] for name in ABSENT if name in defaults} == {
+        n: ABSENT[n] for n in ABSENT if n in defaults
+    }
+    with pytest.raises(
+        UsageError, match=r"'penalty_alpha' is one of transformers that edgeport does not have: leave it"
+    ):
+        merged({"penalty_alpha": 0.6})
+    stored = {"penalty_alpha": 0.6, "num_beam_groups": 1, "dola_layers": "low", "use_cache": True, "top_k": 4}
+    assert GenerationConfig.ignored({**stored, "max_time": None, "cache_implementation": "static"}) == (
+        "penalty_alpha=0.6", "dola_layers='low'",
+    )  # fmt: skip
+    assert merged(**stored) == merged(top_k=4)
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_beams_and_batches_leave_what_is_kept(pipe: Any) -> None:
     assert said(pipe, SYSTEM, num_beams=3) == beams
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gptj", "mpt"])
+@pytest.mark.parametrize("model_type", ["llama", "diffllama", "openai-gpt"])
 def test_a_copy_goes_on_by_itself(open_tiny: Any, model_type: str) -> None:
     """A cache in place, an appended one, and none."""
     decoder, other = open_tiny(model_type), open_tiny(model_type)
