@@ -64,8 +64,37 @@ def model_card(manifest: Manifest) -> str:
             )
             + " |"
         )
-    lines += ["", _how_checked(manifest), ""]
+    lines += ["", _how_checked(manifest), "", *_quality(manifest)]
     return "\n".join(lines)
+
+
+def _quality(manifest: Manifest) -> list[str]:
+    """What variants that write text have lost; nothing of any other."""
+    found = {
+        name: variant.measured["quality"]
+        for name, variant in manifest.variants.items()
+        if "quality" in variant.measured
+    }
+    if not found:
+        return []
+    text = manifest.validation["text"]
+    original = next(iter(found.values()))["original_perplexity"]
+    return [
+        "## Quality",
+        "",
+        "| variant | perplexity | divergence, nats | same top token |",
+        "|---|---:|---:|---:|",
+        f"| original | {original:.5g} | | |",
+        *(
+            f"| {name} | {q['perplexity']:.5g} | {q['divergence']:.5f} | {q['agreement']:.1%} |"
+            for name, q in found.items()
+        ),
+        "",
+        f"Over {text['tokens']:,} tokens of {text['name']} (SHA-256 `{text['sha256'][:12]}`), in pieces of "
+        f"{text['piece_tokens']} tokens. Divergence is the mean Kullback-Leibler divergence of the next token from the "
+        "original's. Perplexities of other texts or pieces do not compare.",
+        "",
+    ]
 
 
 def _how_checked(manifest: Manifest) -> str:

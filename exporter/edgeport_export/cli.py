@@ -8,14 +8,18 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
+from edgeport.bundle import Manifest, Variant
 from edgeport.errors import UsageError
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from edgeport_export.packed_source import packed_format
 from edgeport_export.pipeline import ExportResult, export
 from edgeport_export.progress import Progress
 from edgeport_export.recipe import BLOCK_SIZES, METHODS, OPSETS, PRECISIONS, Recipe
@@ -30,7 +34,7 @@ examples:
   edgeport export sentence-transformers/all-MiniLM-L6-v2 minilm
   edgeport export ./my-finetuned-bert intents --precision int8 --keep-fp32 'classifier'
   edgeport export HuggingFaceTB/SmolLM2-135M-Instruct chat --precision int8,int4
-  edgeport export ./gpt2 writer --precision int4 --method gptq --calibration texts.txt
+  edgeport export ./gpt2 writer --precision int4 --method gptq --calibration texts.txt --evaluation others.txt
   edgeport export dslim/bert-base-NER ner --fixed-shape 1x128 --precision fp16
   edgeport export ./model out --dry-run
 """
@@ -46,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         metavar="LIST",
-        help=f"variants to make, comma-separated, from {', '.join(PRECISIONS)} (default: fp32,int8)",
+        help=f"variants to make, comma-separated, from {', '.join(PRECISIONS)} (default: fp32,int8; "
+        "the bits of a checkpoint that comes quantized)",
     )
     parser.add_argument("--opset", type=int, help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]} (default: {Recipe.opset})")
     parser.add_argument(
@@ -56,7 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-fp32", metavar="REGEX", help="weights whose names it finds stay in fp32 when the rest is quantized"
     )
     weights = parser.add_argument_group("weights quantized alone (int4; int8 of models that write text)")
-    weights.add_argument("--method", choices=METHODS, help="how they are rounded (default: rtn, to nearest)")
+    weights.add_argument(
+        "--method",
+        choices=METHODS,
+        help="how they are rounded. rtn: to nearest, in seconds; hqq: half-quadratic, few large errors and many small "
+        "ones; gptq: weights not yet rounded make up for those that are, the most exact; awq: large inputs get "
+        "finer steps. gptq and awq want --calibration (default: rtn)",
+    )
     weights.add_argument(
         "--block-size",
         type=int,
@@ -64,7 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights that share a scale (default: 32 with 4 bits, 128 with 8)",
     )
     weights.add_argument("--asymmetric", action="store_true", help="give every block a zero point of its own")
-    weights.add_argument("--calibration", metavar="FILE", help="text that the model will see, for --method gptq")
+    weights.add_argument(
+        "--calibration", metavar="FILE", help="text that the model will see, for --method gptq and awq"
+    )
+    parser.add_argument(
+        "--evaluation",
+        metavar="FILE",
+        help="text that a model which writes text is scored on (default: one that comes along)",
+    )
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")
     parser.add_argument(
         "--trust-remote-code", action="store_true", default=None, help="run Python code that the model brings along"
@@ -109,6 +127,7 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
         "block_size": args.block_size,
         "symmetric": False if args.asymmetric else None,
         "calibration": args.calibration,
+        "evaluation": args.evaluation,
         "revision": args.revision,
         "trust_remote_code": args.trust_remote_code,
         "validate": False if args.no_validate else None,
@@ -127,7 +146,8 @@ def _shape(text: str | None) -> tuple[int, int] | None:
 
 def _dry_run(args: argparse.Namespace, recipe: Recipe) -> int:
     config, task, _ = settle_task(args.model, recipe)
-    recipe = dataclasses.replace(recipe, task=task.name)
+    form = packed_format(config)
+    recipe = dataclasses.replace(recipe, task=task.name).settled(None if form is None else form.bits)
     architecture = (getattr(config, "architectures", None) or ["unknown"])[0]
     if args.json:
         print(json.dumps({"model": args.model, "architecture": architecture, "recipe": recipe.to_dict()}, indent=2))
@@ -157,27 +177,14 @@ def _as_json(result: ExportResult) -> dict[str, Any]:
 def _print_summary(result: ExportResult) -> None:
     manifest = result.manifest
     console = Console()
-    table = Table(title=f"{manifest.source.id} · {manifest.task}", title_justify="left")
-    for column in ("variant", "size", "max diff", "cosine", "agree"):
-        table.add_column(column, justify="left" if column == "variant" else "right")
-    timed: dict[str, float] = next(
-        (v.measured["latency"]["milliseconds"] for v in manifest.variants.values() if v.measured), {}
-    )
-    for shape in timed:
-        table.add_column(f"{shape} ms", justify="right")
-    for name, variant in manifest.variants.items():
-        parity = variant.measured.get("parity")
-        latency = variant.measured.get("latency", {}).get("milliseconds", {})
-        agreement = parity["agreement"] if parity else None
-        table.add_row(
-            name,
-            f"{variant.size_bytes / 1e6:.1f} MB",
-            f"{parity['max_abs']:.2g}" if parity else "not checked",
-            f"{parity['cosine']:.5f}" if parity else "not checked",
-            f"{agreement:.1%}" if agreement is not None else "–",
-            *(f"{value:.1f}" for value in latency.values()),
+    console.print(_table(manifest))
+    if text := manifest.validation.get("text"):
+        original = next(v.measured["quality"]["original_perplexity"] for v in manifest.variants.values())
+        console.print(
+            "KL: mean divergence of the next token from the original's. KL, same top token and perplexity (the "
+            f"original's: {original:.5g}) are of {text['tokens']:,} tokens of {text['name']}.",
+            highlight=False,
         )
-    console.print(table)
     for name, why in result.refused.items():
         console.print(f"[yellow]{name} was left out:[/] {why}", highlight=False)
     for name, variant in manifest.variants.items():
@@ -189,6 +196,47 @@ def _print_summary(result: ExportResult) -> None:
         console.print(f"Runs inputs of {shape[0]}x{shape[1]} alone: shorter ones are padded, longer ones cut.")
     seconds = sum(result.seconds.values())
     console.print(f'Wrote {result.path} in {seconds:.0f} s. Try: edgeport run {result.path} "…"', highlight=False)
+
+
+def _table(manifest: Manifest) -> Table:
+    """A row a variant, in 80 columns: what it is, how near to the original, and milliseconds."""
+    writes = "text" in manifest.validation
+    table = Table(
+        title=f"{manifest.source.id} · {manifest.task}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    nearness = ("cosine", "KL\nnats", "same\ntop", "perplexity") if writes else ("max diff", "cosine", "agree")
+    timed = list(dict.fromkeys(k for v in manifest.variants.values() for k in _milliseconds(v)))
+    times = [f"{name} ms".replace("prompt of ", "prompt\n").replace("token ", "token\n") for name in timed]
+    for column in ("variant", "size\nMB", *nearness, *times):
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    for name, variant in manifest.variants.items():
+        near = _quality(variant) if writes else _parity(variant)
+        milliseconds = _milliseconds(variant)
+        times = [f"{milliseconds[key]:.1f}" if key in milliseconds else "–" for key in timed]
+        table.add_row(name, f"{variant.size_bytes / 1e6:.1f}", *near, *times)
+    return table
+
+
+def _parity(variant: Variant) -> tuple[str, ...]:
+    parity = variant.measured.get("parity")
+    if parity is None:
+        return "not checked", "–", "–"
+    agreement = parity["agreement"]
+    return f"{parity['max_abs']:.2g}", f"{parity['cosine']:.5f}", "–" if agreement is None else f"{agreement:.1%}"
+
+
+def _quality(variant: Variant) -> tuple[str, ...]:
+    quality = variant.measured["quality"]
+    return (
+        f"{variant.measured['parity']['cosine']:.5f}",
+        f"{quality['divergence']:.4f}",
+        f"{quality['agreement']:.1%}",
+        f"{quality['perplexity']:.5g}",
+    )
+
+
+def _milliseconds(variant: Variant) -> Mapping[str, float]:
+    return variant.measured.get("latency", {}).get("milliseconds", {})
 
 
 def _silence_transformers() -> None:

@@ -62,6 +62,15 @@ class DecoderRunner:
                 line[len(row) - steps + i] = step[number]
         return [logits]
 
+    def predict(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """The logits after each token of one text, (tokens, vocabulary).
+
+        Raises:
+            ExportError: the graph does not run.
+        """
+        with running(self._path, {"input_ids": np.array([tokens], np.int64)}):
+            return self._decoder.score([tokens])[0]
+
     def time(self, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
         """Median milliseconds of reading each prompt, and of a token after the longest. An indication."""
         found = {}

@@ -8,21 +8,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["generation_options"]
 
+_CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
+"""Names under which configurations have the longest text."""
+
 
 def generation_options(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The task's options in the bundle: vocabulary and context in tokens, the model's defaults, its chat template."""
     config = model.config.get_text_config()
-    context = next(
-        (
-            int(value)
-            for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "seq_length")
-            if isinstance(value := getattr(config, name, None), int) and value > 0
-        ),
-        None,
-    )
+    sizes = (getattr(config, name, None) for name in _CONTEXT)
+    context = next((size for size in sizes if isinstance(size, int) and size > 0), None)
     defaults = model.generation_config.to_diff_dict() if model.generation_config is not None else {}
     kinds = (bool, int, float, str, list)
-    plain = {k: v for k, v in defaults.items() if isinstance(v, kinds) and not k.startswith("_")}
+    plain = {k: v for k, v in defaults.items() if (isinstance(v, kinds) or _named(v)) and not k.startswith("_")}
     template = getattr(tokenizer, "chat_template", None)
     return {
         "vocab_size": int(config.vocab_size),
@@ -30,3 +27,8 @@ def generation_options(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         "generation": {k: v for k, v in plain.items() if k != "transformers_version"},
         "chat_template": template if isinstance(template, str) else None,
     }
+
+
+def _named(value: Any) -> bool:
+    """Whether it is a dictionary that JSON can hold, such as that of a watermark."""
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)

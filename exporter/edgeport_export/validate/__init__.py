@@ -1,4 +1,7 @@
-"""Is the export the original? reference (what torch says), compare (numbers), verdict (numbers against limits)."""
+"""Is the export the original? reference (what torch says), compare (numbers), verdict (numbers against limits).
+
+And how good is what it writes? quality, which has no verdict.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from edgeport_export.recipe import Limits
 from edgeport_export.samples import Batch
 from edgeport_export.tasks import ExportTask
 from edgeport_export.validate.compare import Figures, compare, violations
+from edgeport_export.validate.quality import quality
 from edgeport_export.validate.reference import Reference, hides_padding, make_reference
 
-__all__ = ["Figures", "Reference", "Verdict", "hides_padding", "make_reference", "validate"]
+__all__ = ["Figures", "Reference", "Verdict", "hides_padding", "make_reference", "quality", "validate"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,6 @@ def validate(
         task: The task.
         limits: How far it may be away.
     """
-    actual = [run(batch) for batch in reference.batches]
+    actual = (run(batch) for batch in reference.batches)
     figures = compare(actual, reference.outputs, reference.masks, task)
     return Verdict(figures, tuple(violations(figures, limits)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class Figures:
 
 
 def compare(
-    actual: Sequence[Sequence[Array]],
+    actual: Iterable[Sequence[Array]],
     expected: Sequence[Sequence[Array]],
     masks: Sequence[NDArray[np.int64]],
     task: ExportTask,
@@ -51,25 +52,27 @@ def compare(
     """Compare outputs batch by batch.
 
     Args:
-        actual: For each batch, the variant's outputs in the task's order, float.
+        actual: For each batch, the variant's outputs in the task's order, float; one batch is held at a time.
         expected: The same from the original.
         masks: For each batch, the attention mask, int64 (batch, sequence).
         task: Says which outputs have a sequence axis and where the labels are.
     """
-    differences: list[Array] = []
-    squares: list[Array] = []
+    largest = total_difference = total_square = 0.0
+    values = same = total = 0
     cosines: list[Array] = []
     divergences: list[Array] = []
-    same = total = 0
     for got_batch, want_batch, mask in zip(actual, expected, masks, strict=True):
         for got, want, padded in zip(got_batch, want_batch, task.padded, strict=True):
             if got.shape != want.shape:
                 raise ValueError(f"the graph returns shape {got.shape} where the original returns {want.shape}")
             got_rows, want_rows = _rows(got, mask, padded), _rows(want, mask, padded)
-            scale = float(np.sqrt(np.mean(np.concatenate([r.ravel() for r in want_rows]) ** 2))) or 1.0
+            scale = math.sqrt(sum(_square(r) for r in want_rows) / sum(r.size for r in want_rows)) or 1.0
             for a, b in zip(got_rows, want_rows, strict=True):
-                differences.append(np.abs(a - b).ravel())
-                squares.append((b * b).ravel())
+                difference = np.abs(a - b)
+                largest = float(np.maximum(largest, difference.max()))  # NaN stays NaN
+                total_difference += float(difference.sum(dtype=np.float64))
+                total_square += _square(b)
+                values += b.size
                 cosines.append(_cosine(a, b))
                 if task.generates:
                     divergences.append(_divergence(a, b))
@@ -77,12 +80,11 @@ def compare(
                     chosen = np.take_along_axis(b, a.argmax(-1)[..., None], -1)[..., 0]
                     same += int((chosen >= b.max(-1) - _TIE * scale).sum())
                     total += chosen.size
-    difference = np.concatenate(differences)
     cosine = np.concatenate(cosines)
     return Figures(
-        max_abs=float(np.nan_to_num(difference.max(), nan=np.inf)),
-        mean_abs=float(np.nan_to_num(difference.mean(), nan=np.inf)),
-        rms=float(np.sqrt(np.mean(np.concatenate(squares)))),
+        max_abs=float(np.nan_to_num(largest, nan=np.inf)),
+        mean_abs=float(np.nan_to_num(total_difference / values, nan=np.inf)),
+        rms=math.sqrt(total_square / values),
         cosine=float(np.nan_to_num(cosine.mean(), nan=-1.0)),
         cosine_min=float(np.nan_to_num(cosine.min(), nan=-1.0)),
         agreement=same / total if total else None,
@@ -109,11 +111,23 @@ def _cosine(a: Array, b: Array) -> Array:
 
 def _divergence(a: Array, b: Array) -> Array:
     """KL(b || a) of the softmax of each row, both (positions, vocabulary)."""
-    logs_a, logs_b = (x - x.max(-1, keepdims=True) for x in (a.astype(np.float64), b.astype(np.float64)))
-    logs_a -= np.log(np.exp(logs_a).sum(-1, keepdims=True))
-    logs_b -= np.log(np.exp(logs_b).sum(-1, keepdims=True))
-    divergence: Array = (np.exp(logs_b) * (logs_b - logs_a)).sum(-1)
-    return divergence
+    # A position at a time: a vocabulary may have 256k entries, and these are float64.
+    return np.array(
+        [_position_divergence(x.astype(np.float64), y.astype(np.float64)) for x, y in zip(a, b, strict=True)]
+    )
+
+
+def _position_divergence(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    logs_a, logs_b = a - a.max(), b - b.max()
+    likely = np.exp(logs_b)
+    total = likely.sum()
+    return float((likely @ (logs_b - logs_a)) / total - np.log(total) + np.log(np.exp(logs_a).sum()))
+
+
+def _square(values: Array) -> float:
+    """The sum of squares."""
+    flat = values.ravel()
+    return float(np.einsum("i,i->", flat, flat, dtype=np.float64))
 
 
 def violations(figures: Figures, limits: Limits) -> list[str]:

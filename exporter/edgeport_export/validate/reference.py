@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeport_export.head import ExportHead
-from edgeport_export.samples import Batch
+from edgeport_export.samples import Batch, EvaluationText
+from edgeport_export.validate.quality import TextReference, predict_text
 
 __all__ = ["Reference", "hides_padding", "make_reference"]
 
@@ -20,6 +21,8 @@ class Reference:
 
     batches: Sequence[Batch]
     outputs: Sequence[Sequence[NDArray[np.float32]]]
+    text: TextReference | None = None
+    """Where the model writes text, how it predicts one."""
 
     @property
     def masks(self) -> list[NDArray[np.int64]]:
@@ -27,9 +30,10 @@ class Reference:
         return [b.get("attention_mask", np.ones_like(b["input_ids"])) for b in self.batches]
 
 
-def make_reference(head: ExportHead, batches: Sequence[Batch]) -> Reference:
-    """Run the original on ``batches``."""
-    return Reference(batches, [[t.float().numpy() for t in head.run(batch)] for batch in batches])
+def make_reference(head: ExportHead, batches: Sequence[Batch], text: EvaluationText | None = None) -> Reference:
+    """Run the original on ``batches``, and on ``text``, where the model writes some."""
+    outputs = [[t.float().numpy() for t in head.run(batch)] for batch in batches]
+    return Reference(batches, outputs, None if text is None else predict_text(head, text))
 
 
 def hides_padding(head: ExportHead, alone: Batch, padded: Batch) -> bool:
