@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from edgeport_export.capture.attention import fused_attention
-from edgeport_export.capture.decoder_head import CacheShapes, DecoderHead
+from edgeport_export.capture.decoder_head import CacheShapes, DecoderHead, cache_argument
 from edgeport_export.capture.graph import Captured
 from edgeport_export.capture.plugged_decoder import UnreachedError, capture_plugged
 from edgeport_export.capture.tracing import trace
@@ -59,7 +59,7 @@ def _cache_shapes(model: PreTrainedModel) -> tuple[CacheShapes | None, str]:
     """The shapes of the model's cache, found by filling one; None and the reason if it is of another kind."""
     try:
         cache = DynamicCache()
-        model(input_ids=torch.tensor([[3, 4]]), past_key_values=cache, use_cache=True)
+        model(input_ids=torch.tensor([[3, 4]]), use_cache=True, **{cache_argument(model): cache})
         keys = [(layer.keys, layer.values) for layer in cache.layers]
         if not keys or any(k is None or k.ndim != 4 or k.shape[2] != 2 for k, _ in keys):
             return None, "its cache is not one of keys and values for every layer"

@@ -14,6 +14,7 @@ Inputs and outputs by form, as the runtime's ``edgeport.generate`` takes them up
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,13 +27,18 @@ from transformers.cache_utils import Cache, DynamicLayer
 from edgeport_export.capture.cached_attention import PluggedCache, serving
 from edgeport_export.capture.positions import counting_modules, placed, takes_positions
 
-__all__ = ["CacheShapes", "DecoderHead"]
+__all__ = ["CacheShapes", "DecoderHead", "cache_argument"]
 
 _PAST, _NEW, _ROWS = 5, 3, 2
 """Sizes of the sample that is traced: all different, none of them 0 or 1, which torch.export treats as special."""
 
 CacheShapes = list[tuple[tuple[int, int], tuple[int, int]]]
 """For each layer (heads, head size) of the keys and of the values."""
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """What ``model`` calls its cache: transformers 5.24 renamed ``past_key_values`` to ``cache``."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 class DecoderHead(nn.Module):
@@ -51,6 +57,7 @@ class DecoderHead(nn.Module):
         self.cache = cache
         self.written_out = written_out
         self._counting = counting_modules(model)
+        self._cache_argument = cache_argument(model)
         own = {"plugged": ["last", "total"], "appended": ["attention_mask", "past_mask"]}
         self.names = ["input_ids", "logits_at", *own.get(form, ["attention_mask"])]
         if takes_positions(model) or self._counting:
@@ -83,22 +90,25 @@ class DecoderHead(nn.Module):
         with _predicting_from(self.model, given["logits_at"]), placed(self._counting, positions):
             if self.form == "uncached":
                 options["attention_mask"] = given["attention_mask"]
-                logits = self._logits(given["input_ids"], use_cache=False, **options)
+                logits = self._logits(given["input_ids"], None, **options)
             elif self.form == "plugged" and not self.written_out:
                 plugged = PluggedCache(past, given["last"], given["total"])
                 with serving(plugged):
-                    logits = self._logits(given["input_ids"], past_key_values=plugged, use_cache=True, **options)
+                    logits = self._logits(given["input_ids"], plugged, **options)
                 presents = plugged.presents()
             else:
                 cache = Cache(layers=[_filled(key, value) for key, value in past])
                 if self.form == "appended":
                     options["attention_mask"] = torch.cat([given["past_mask"], given["attention_mask"]], 1)
-                logits = self._logits(given["input_ids"], past_key_values=cache, use_cache=True, **options)
+                logits = self._logits(given["input_ids"], cache, **options)
                 presents = [(layer.keys, layer.values) for layer in cache.layers]
         return (logits, *(tensor for pair in presents for tensor in pair))
 
-    def _logits(self, input_ids: Tensor, **options: Any) -> Tensor:
-        logits: Tensor = self.model(input_ids=input_ids, return_dict=True, **options).logits
+    def _logits(self, input_ids: Tensor, cache: Cache | None, **options: Any) -> Tensor:
+        if cache is not None:
+            options[self._cache_argument] = cache
+        result = self.model(input_ids=input_ids, use_cache=cache is not None, return_dict=True, **options)
+        logits: Tensor = result.logits
         return logits
 
     def sample(self) -> list[Tensor]:

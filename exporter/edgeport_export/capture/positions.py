@@ -6,7 +6,7 @@ A count is the same for all rows, and rows are of different length.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,18 +17,19 @@ from transformers import PreTrainedModel
 
 __all__ = ["counting_modules", "placed", "takes_positions"]
 
-_COUNTED = {"past_key_values_length", "position_ids"}
+_COUNTS = {"past_key_values_length", "cache_length"}
+"""What such a module is told of the cache; transformers 5.24 renamed it."""
 
 
 def takes_positions(module: nn.Module) -> bool:
     """Whether ``position_ids`` is an argument of it."""
-    return "position_ids" in inspect.signature(module.forward).parameters
+    return "position_ids" in _parameters(module)
 
 
 @torch.no_grad()
 def counting_modules(model: PreTrainedModel) -> list[nn.Module]:
     """The modules that count positions and can be given them instead, a row each; empty if ``model`` takes them."""
-    found = [m for m in model.modules() if inspect.signature(m.forward).parameters.keys() >= _COUNTED]
+    found = [m for m in model.modules() if takes_positions(m) and _COUNTS & _parameters(m)]
     if takes_positions(model) or not found:
         return []
     ids = torch.tensor([[3, 4], [5, 6]])
@@ -39,6 +40,10 @@ def counting_modules(model: PreTrainedModel) -> list[nn.Module]:
     except Exception:  # it counts in a way that has no rows
         return []
     return found if torch.equal(counted, given) else []
+
+
+def _parameters(module: nn.Module) -> Set[str]:
+    return inspect.signature(module.forward).parameters.keys()
 
 
 @contextmanager
