@@ -37,10 +37,10 @@ except ImportError as e:
 
 import numpy as np
 from edgeport.bundle import Manifest
+from edgeport_export.quality.similarity import Embed, read_sample, score
 from rich.box import SIMPLE_HEAD
 
 from edgeport_bench.bench import BenchOptions, bench
-from edgeport_bench.quality.similarity import Embed, read_sample, score
 from edgeport_bench.report import BenchReport, as_json, print_report
 from edgeport_bench.subjects.torch_original import open_subject
 

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from edgeport.bundle import Bundle
 from edgeport.errors import BundleError, UsageError
 from edgeport.text import Padding, TextEncoder, Truncation
-
-from edgeport_bench.quality.similarity import read_sample
+from edgeport_export.quality.similarity import read_sample
 
 if TYPE_CHECKING:
     from tokenizers import Encoding

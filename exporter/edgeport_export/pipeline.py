@@ -44,7 +44,7 @@ from edgeport_export.samples import (
     validation_batches,
 )
 from edgeport_export.source import Source, load_source
-from edgeport_export.validate import Reference, Verdict, hides_padding, make_reference, quality, validate
+from edgeport_export.validate import Reference, Verdict, hides_padding, make_reference, text_quality, validate
 
 __all__ = ["ExportResult", "export"]
 
@@ -255,7 +255,7 @@ def _make_variant(
             verdict = validate(run, reference, source.task, recipe.limits[precision])
             measured["parity"] = {**verdict.figures.to_dict(), "limits": asdict(recipe.limits[precision])}
             if verdict.passed and reference.text is not None and isinstance(run, DecoderRunner):
-                measured["quality"] = quality(run.predict, reference.text)
+                measured["quality"] = text_quality(run.predict, reference.text)
             measured["latency"] = {"milliseconds": _times(run, source, recipe), "provider": "cpu"}
             del run
             return_freed_memory()

@@ -18,8 +18,7 @@ from edgeport_bench.harness import Measurement
 from edgeport_bench.inputs import default_lengths, make_feeds
 from edgeport_bench.machine import describe_machine, load_warning
 from edgeport_bench.report import BenchReport, speedups
-
-from .conftest import MAX_LENGTH
+from tiny_bundle import MAX_LENGTH
 
 
 def _run(*argv: str) -> int:

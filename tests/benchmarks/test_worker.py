@@ -15,8 +15,7 @@ from edgeport.errors import BundleError, EdgeportError
 from edgeport_bench.process import Worker
 from edgeport_bench.subjects import SubjectSpec
 from edgeport_bench.worker import Server
-
-from .conftest import embedding_table
+from tiny_bundle import embedding_table
 
 IDS = np.array([[2, 9, 4, 5, 3], [11, 10, 12, 1, 0]])
 FEEDS = {"input_ids": IDS, "attention_mask": np.array([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])}

@@ -9,8 +9,8 @@ from pathlib import Path
 import edgeport
 import numpy as np
 import pytest
-from edgeport_bench.quality.similarity import read_sample
 from edgeport_export import export
+from edgeport_export.quality.similarity import read_sample
 from scipy.stats import spearmanr
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, pipeline
 
@@ -50,7 +50,7 @@ def test_minilm_embeds_as_sentence_transformers_does(minilm: tuple[Path, Path]) 
 
 
 def test_the_demo_data_is_in_the_package() -> None:
-    names = {p.name for p in resources.files("edgeport_bench").joinpath("data").iterdir()}
+    names = {p.name for p in resources.files("edgeport_export").joinpath("data").iterdir()}
     assert any(n.endswith(".tsv") for n in names)
     assert any("README" in n for n in names)
 

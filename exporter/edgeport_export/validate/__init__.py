@@ -1,6 +1,6 @@
 """Is the export the original? reference (what torch says), compare (numbers), verdict (numbers against limits).
 
-And how good is what it writes? quality, which has no verdict.
+And how good is what it writes? prediction, which has no verdict.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from edgeport_export.recipe import Limits
 from edgeport_export.samples import Batch
 from edgeport_export.tasks import ExportTask
 from edgeport_export.validate.compare import Figures, compare, violations
-from edgeport_export.validate.quality import quality
+from edgeport_export.validate.prediction import text_quality
 from edgeport_export.validate.reference import Reference, hides_padding, make_reference
 
-__all__ = ["Figures", "Reference", "Verdict", "hides_padding", "make_reference", "quality", "validate"]
+__all__ = ["Figures", "Reference", "Verdict", "hides_padding", "make_reference", "text_quality", "validate"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeport_export.head import ExportHead
 from edgeport_export.samples import Batch, EvaluationText
-from edgeport_export.validate.quality import TextReference, predict_text
+from edgeport_export.validate.prediction import TextReference, predict_text
 
 __all__ = ["Reference", "hides_padding", "make_reference"]
 

@@ -39,7 +39,7 @@ COMMANDS: Mapping[str, Command] = {
     "chat": Command("edgeport.cli.chat", "talk with a bundle that writes text"),
     "inspect": Command("edgeport.cli.inspect", "show what is in a bundle"),
     "verify": Command("edgeport.cli.verify", "check a bundle: schema, hashes, and every graph"),
-    "evaluate": Command("edgeport_bench.quality.cli", "score a bundle on labelled data", "bench"),
+    "evaluate": Command("edgeport_export.quality.cli", "score a bundle on labelled data", "quality"),
     "bench": Command("edgeport_bench.cli", "measure a bundle's latency, throughput and memory", "bench"),
 }
 

@@ -9,7 +9,7 @@ import edgeport
 import numpy as np
 import pytest
 from edgeport.errors import UsageError
-from edgeport_bench.quality.similarity import Pair, parse_pairs, read_sample, score, spearman
+from edgeport_export.quality.similarity import Pair, parse_pairs, read_sample, score, spearman
 from scipy.stats import kendalltau, rankdata
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics.pairwise import cosine_similarity
@@ -64,7 +64,7 @@ def test_sample_is_inside_the_package_with_its_licence() -> None:
     assert len(pairs) == 250
     assert all(0 <= p.score <= 5 and p.first and p.second for p in pairs)
     assert len({p.score for p in pairs}) > 10
-    notice = (files("edgeport_bench") / "data" / "README.md").read_text(encoding="utf-8")
+    notice = (files("edgeport_export") / "data" / "README.md").read_text(encoding="utf-8")
     assert all(words in notice for words in ("CC BY-SA", "Agirre", "Rashtchian", "every sixth"))
 
 

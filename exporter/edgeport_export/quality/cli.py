@@ -18,10 +18,10 @@ try:
     from rich.console import Console
     from rich.table import Table
 except ImportError as e:
-    raise MissingExtraError("`edgeport evaluate`", "bench") from e
+    raise MissingExtraError("`edgeport evaluate`", "quality") from e
 
-from edgeport_bench.quality import SCORERS
-from edgeport_bench.quality.rows import read_rows
+from edgeport_export.quality import SCORERS
+from edgeport_export.quality.rows import read_rows
 
 __all__ = ["DESCRIPTION", "EPILOG", "add_arguments", "evaluate", "run"]
 

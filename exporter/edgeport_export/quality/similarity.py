@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from edgeport.errors import UsageError
 
-from edgeport_bench.quality.rows import Row, Scorer
+from edgeport_export.quality.rows import Row, Scorer
 
 __all__ = ["SCORER", "Embed", "Pair", "cosines", "parse_pairs", "read_sample", "score", "spearman"]
 
@@ -34,7 +34,7 @@ class Pair:
 def read_sample() -> list[Pair]:
     """The labelled pairs that come with this package: image captions, see data/README.md."""
     name = "sts_images_sample.tsv"
-    return parse_pairs((files("edgeport_bench") / "data" / name).read_text(encoding="utf-8"), name)
+    return parse_pairs((files("edgeport_export") / "data" / name).read_text(encoding="utf-8"), name)
 
 
 def parse_pairs(text: str, name: str) -> list[Pair]:

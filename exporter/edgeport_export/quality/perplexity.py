@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeport_bench.quality.rows import Row, Scorer
+from edgeport_export.quality.rows import Row, Scorer
 
 __all__ = ["SCORER"]
 

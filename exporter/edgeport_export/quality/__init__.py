@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgeport_bench.quality import classification, entities, perplexity, similarity
-from edgeport_bench.quality.rows import Scorer
+from edgeport_export.quality import classification, entities, perplexity, similarity
+from edgeport_export.quality.rows import Scorer
 
 __all__ = ["SCORERS", "Scorer"]
 

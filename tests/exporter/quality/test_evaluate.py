@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from edgeport.cli import main
 from edgeport.errors import UsageError
-from edgeport_bench.quality import SCORERS
-from edgeport_bench.quality.rows import read_rows
+from edgeport_export.quality import SCORERS
+from edgeport_export.quality.rows import read_rows
 
 INTENTS, ENTITIES, PAIRS = (SCORERS[t] for t in ("text-classification", "token-classification", "sentence-embedding"))
 

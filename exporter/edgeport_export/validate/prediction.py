@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeport_export.head import ExportHead
 from edgeport_export.samples import EvaluationText
 
-__all__ = ["TextReference", "predict_text", "quality"]
+__all__ = ["TextReference", "predict_text", "text_quality"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def predict_text(head: ExportHead, text: EvaluationText) -> TextReference:
     return TextReference(text, kept, score.perplexity)
 
 
-def quality(predict: Callable[[Sequence[int]], NDArray[np.float32]], reference: TextReference) -> dict[str, Any]:
+def text_quality(predict: Callable[[Sequence[int]], NDArray[np.float32]], reference: TextReference) -> dict[str, Any]:
     """Compare a variant with the original.
 
     Args:
