@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgeport_export import package
+from edgeport_export.calibration import load_calibration
 from edgeport_export.capture import Captured, capture, capture_decoder
 from edgeport_export.card import model_card
 from edgeport_export.decoder_runner import DecoderRunner
@@ -36,7 +37,6 @@ from edgeport_export.quantize.blockwise import Quantized
 from edgeport_export.recipe import Recipe
 from edgeport_export.samples import (
     Batch,
-    calibration_batches,
     capture_batch,
     evaluation_text,
     padding_batches,
@@ -50,6 +50,9 @@ __all__ = ["ExportResult", "export"]
 
 _FIXED_LENGTH = 512
 """Tokens, at most, of the one shape that is tried for a model that cannot be captured for all shapes."""
+
+_ROUNDED_BY = 128
+"""Samples, at most, that weights are rounded by."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def _make(head: ExportHead, source: Source, recipe: Recipe, directory: Path, pro
     """Capture, optimize, and make and judge every variant."""
     generates = source.task.generates
     early = {p: c for p in recipe.precisions if (c := before_capture(p, recipe, generates=generates)) is not None}
-    samples = calibration_batches(source, recipe) if early else []
+    samples = [b.inputs for b in load_calibration(source, recipe, _ROUNDED_BY).batches(8)] if early else []
     reference = _run_original(head, source, recipe, progress)
     with progress.stage("capture", "Capture the graph"):
         captured = _capture(head, source, recipe)

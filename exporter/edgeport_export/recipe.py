@@ -72,7 +72,12 @@ class Recipe:
     symmetric: bool = True
     """No zero points, where weights are quantized alone."""
     calibration: str | None = None
-    """A text file of what the model will see, for methods that need samples."""
+    """A file of what the model will see, for what needs samples: rows that the task is scored on, with labels or
+    without, or plain text."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What that file calls its columns: ``{"label": "category"}``."""
+    seed: int = 0
+    """Draws the samples, and whatever else is drawn."""
     evaluation: str | None = None
     """A text file that variants of a model that writes text are scored on; None takes a text that comes along."""
     revision: str | None = None

@@ -26,8 +26,8 @@ from edgeport_export.source import Source
 __all__ = [
     "Batch",
     "EvaluationText",
-    "calibration_batches",
     "capture_batch",
+    "check_vocabulary",
     "evaluation_text",
     "input_names",
     "padding_batches",
@@ -125,22 +125,6 @@ def padding_batches(source: Source) -> list[tuple[Batch, Batch]]:
     return pairs
 
 
-def calibration_batches(source: Source, recipe: Recipe) -> list[dict[str, torch.Tensor]]:
-    """Pieces of the recipe's text, without padding: at most 128 of 128 tokens, from all over it.
-
-    Raises:
-        UsageError: the file cannot be read, or is too short for a piece.
-    """
-    text = _read("--calibration", recipe.calibration or "")
-    ids = source.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    length = min(128, source.max_length)
-    pieces = [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
-    if not pieces:
-        raise UsageError(f"--calibration {recipe.calibration!r} has {len(ids)} tokens: give at least {length}.")
-    chosen = pieces[:: -(-len(pieces) // 128)]
-    return [{"input_ids": torch.tensor(chosen[i : i + 8])} for i in range(0, len(chosen), 8)]
-
-
 @dataclass(frozen=True)
 class EvaluationText:
     """A text in pieces for a model that writes text to predict."""
@@ -178,7 +162,7 @@ def evaluation_text(source: Source, recipe: Recipe) -> EvaluationText:
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) < 2:
         raise UsageError(f"--evaluation {recipe.evaluation!r} has {len(ids)} tokens: give some thousand of them.")
-    _check_vocabulary(source, max(ids))
+    check_vocabulary(source, max(ids))
     read = min(_PIECE, source.max_length)
     own = max(read + 1 - len(start), 2)  # the last one is predicted and not read
     vocabulary = source.task_options["vocab_size"]
@@ -251,7 +235,7 @@ def _encode(
             left = tokenizer.padding_side == "left" and not source.task.generates
             row[slice(width - len(ids), None) if left else slice(len(ids))] = ids
         batch[name] = array
-    _check_vocabulary(source, int(batch["input_ids"].max()))
+    check_vocabulary(source, int(batch["input_ids"].max()))
     return batch
 
 
@@ -266,7 +250,7 @@ def _tokenize(source: Source, text: str, limit: int) -> Mapping[str, list[int]]:
     return {name: ids[:limit] for name, ids in encoded.items()}
 
 
-def _check_vocabulary(source: Source, largest: int) -> None:
+def check_vocabulary(source: Source, largest: int) -> None:
     """Refuse a tokenizer whose ids lie beyond the model's table."""
     try:
         table = source.model.get_input_embeddings()
