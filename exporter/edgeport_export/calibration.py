@@ -1,8 +1,8 @@
 """Calibration samples: the rows of a file as a model reads them, with labels where the rows have some.
 
-What rounds, prunes or distils a model wants to see what the model will see. Any file that the task's scorer reads will do,
-labelled or not, and so does plain text (``.txt``: a row a line; for models that write text, pieces of the whole). Rows of
-one length go into one batch, so that there is no padding to keep out of anybody's sums.
+What rounds, prunes or distils a model wants to see what the model will see. Any file that the task's scorer reads will
+do, labelled or not, and so does plain text (``.txt``: a row a line; for models that write text, pieces of the whole).
+Rows of one length go into one batch, so that there is no padding to keep out of anybody's sums.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ class LabelledBatch:
     inputs: Mapping[str, Tensor]
     """(rows, tokens) int64, by the names of the model's inputs; nothing is padded."""
     labels: Mapping[str, Tensor]
-    """By the names that the model's ``forward`` computes a loss from: ``labels`` (class ids, scores or one flag a class,
-    tags with -100 off the first token of a word, next tokens) or ``start_positions`` and ``end_positions``; else empty."""
+    """By the names that the model's ``forward`` computes a loss from: ``labels`` (class ids, scores, or a flag for each
+    class; tags with -100 off the first token of a word; next tokens) or ``start_positions`` and ``end_positions``;
+    empty where there are none."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ def load_calibration(source: Source, recipe: Recipe, rows: int = 512) -> Calibra
     if recipe.calibration is None:
         raise UsageError("there are no samples of what the model will see: pass --calibration FILE.")
     path = Path(recipe.calibration)
+    labels: tuple[str, ...] = ("labels",)
     if source.task.generates:
-        found, labels = _pieces(source, path, recipe.columns), ("labels",)
+        found = _pieces(source, path, recipe.columns)
     else:
         encode = _ENCODE[source.task.name]
         given, labelled = _read(path, source.task.name, recipe.columns)
@@ -111,7 +113,6 @@ class _Encode:
     """What the answer becomes."""
     rows: Callable[[Source, Row, bool, int], Iterator[dict[str, Any]]]
     """A row, whether it is labelled, and its number in the file, to one or more encoded ones."""
-
 
 
 def _read(path: Path, task: str, columns: Mapping[str, str]) -> tuple[list[Row], bool]:
@@ -224,14 +225,16 @@ def _span(answers: Any, number: int) -> tuple[int, int]:
     """First and last character of the first answer, in SQuAD's form; empty where there is no answer."""
     try:
         if isinstance(answers, Mapping):
-            answers = [{"text": t, "answer_start": s} for t, s in zip(answers["text"], answers["answer_start"])]
+            answers = [
+                {"text": t, "answer_start": s} for t, s in zip(answers["text"], answers["answer_start"], strict=True)
+            ]
         if not answers:
             return 0, 0
         start = int(answers[0]["answer_start"])
         return start, start + len(answers[0]["text"])
     except (TypeError, KeyError, ValueError) as e:
         raise UsageError(
-            f"answers of row {number} are {answers!r:.80}: write {{'text': [...], 'answer_start': [...]}} as SQuAD does."
+            f"answers of row {number} are {answers!r:.80}: write {{'text': …, 'answer_start': …}} as SQuAD does."
         ) from e
 
 

@@ -22,6 +22,7 @@ from rich.table import Table
 from edgeport_export.packed_source import packed_format
 from edgeport_export.pipeline import ExportResult, export
 from edgeport_export.progress import Progress
+from edgeport_export.quality.rows import parse_columns
 from edgeport_export.recipe import BLOCK_SIZES, METHODS, OPSETS, PRECISIONS, Recipe
 from edgeport_export.source import settle_task
 from edgeport_export.tasks import TASKS
@@ -75,9 +76,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights that share a scale (default: 32 with 4 bits, 128 with 8)",
     )
     weights.add_argument("--asymmetric", action="store_true", help="give every block a zero point of its own")
-    weights.add_argument(
-        "--calibration", metavar="FILE", help="text that the model will see, for --method gptq and awq"
+    samples = parser.add_argument_group("samples of what the model will see (--method gptq and awq)")
+    samples.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="rows of the task as `edgeport evaluate` takes them, with labels or without, or plain text (.txt)",
     )
+    samples.add_argument(
+        "--columns", metavar="LIST", help="what FILE calls its columns, e.g. text=utterance,label=intent"
+    )
+    samples.add_argument("--seed", type=int, help="draws the samples (default: 0)")
     parser.add_argument(
         "--evaluation",
         metavar="FILE",
@@ -127,6 +135,8 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
         "block_size": args.block_size,
         "symmetric": False if args.asymmetric else None,
         "calibration": args.calibration,
+        "columns": parse_columns(args.columns) or None,
+        "seed": args.seed,
         "evaluation": args.evaluation,
         "revision": args.revision,
         "trust_remote_code": args.trust_remote_code,

@@ -67,7 +67,9 @@ def test_rows_without_labels_and_plain_text(tmp_path: Path) -> None:
 def test_the_seed_draws_the_rows(tmp_path: Path) -> None:
     source = source_for("fill-mask")
     (tmp_path / "rows.txt").write_text("\n".join("the hour " * n for n in range(1, 30)))
-    drawn = [load_calibration(source, Recipe(calibration=str(tmp_path / "rows.txt"), seed=s), 5).rows for s in (0, 0, 1)]
+    drawn = [
+        load_calibration(source, Recipe(calibration=str(tmp_path / "rows.txt"), seed=s), 5).rows for s in (0, 0, 1)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(drawn[0]) == 5
 
@@ -98,7 +100,7 @@ def test_answers_become_spans(tmp_path: Path) -> None:
 
 
 def test_scores_and_several_labels(tmp_path: Path) -> None:
-    ((tmp_path / "scores.csv")).write_text("text,label\nthe sea,0.5\n")
+    (tmp_path / "scores.csv").write_text("text,label\nthe sea,0.5\n")
     scores = load(source_for("text-classification", problem_type="regression"), tmp_path / "scores.csv")
     assert scores.rows[0]["labels"] == 0.5
     (tmp_path / "several.jsonl").write_text(json.dumps({"text": "the sea", "label": ["sad", "glad"]}))
@@ -112,7 +114,9 @@ def test_sentences_of_a_pair_are_rows_of_their_own(tmp_path: Path) -> None:
     source = source_for("sentence-embedding")
     (tmp_path / "pairs.tsv").write_text("4.5\tthe sea\twater\n")
     samples = load(source, tmp_path / "pairs.tsv")
-    assert [row["input_ids"] for row in samples.rows] == [tiny_tokenizer()(t)["input_ids"] for t in ("the sea", "water")]
+    assert [row["input_ids"] for row in samples.rows] == [
+        tiny_tokenizer()(t)["input_ids"] for t in ("the sea", "water")
+    ]
     assert samples.labels == ()
 
 
@@ -130,7 +134,13 @@ def test_text_to_go_on_with_comes_in_pieces(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "name", "content", "columns", "message"),
     [
-        ("text-classification", "a.csv", "text,label\nthe sea,angry\n", {}, r"'angry' of row 1 is not one of the model's"),
+        (
+            "text-classification",
+            "a.csv",
+            "text,label\nthe sea,angry\n",
+            {},
+            r"'angry' of row 1 is not one of the model's",
+        ),
         ("text-classification", "a.csv", "text,x\nthe sea,angry\n", {"label": "intent"}, "no column 'intent'"),
         ("text-classification", "a.txt", "\n", {}, "has no lines"),
         ("text-classification", "none.txt", None, {}, "cannot be read"),

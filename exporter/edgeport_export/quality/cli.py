@@ -21,7 +21,7 @@ except ImportError as e:
     raise MissingExtraError("`edgeport evaluate`", "quality") from e
 
 from edgeport_export.quality import SCORERS
-from edgeport_export.quality.rows import read_rows
+from edgeport_export.quality.rows import parse_columns, read_rows
 
 __all__ = ["DESCRIPTION", "EPILOG", "add_arguments", "evaluate", "run"]
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     with Console(stderr=True).status("scoring …"):  # silent where stderr is no terminal
         results = evaluate(
-            args.bundle, args.data, variants=args.variant, columns=_columns(args.columns), window=args.window
+            args.bundle, args.data, variants=args.variant, columns=parse_columns(args.columns), window=args.window
         )
     if args.json:
         print(json.dumps(results, indent=2))
@@ -112,14 +112,6 @@ def evaluate(
                 metrics = {name: round(value, 4) for name, value in scorer.score(pipe, rows, **given).items()}
                 results.append({"data": path, "rows": len(rows), "variant": variant, "metrics": metrics})
     return results
-
-
-def _columns(text: str | None) -> dict[str, str]:
-    """``label=category,text=query`` as a dictionary."""
-    pairs = [part.split("=") for part in text.split(",")] if text else []
-    if any(len(pair) != 2 or not all(pair) for pair in pairs):
-        raise UsageError(f"--columns {text!r} is no list of NAME=NAME: write it like label=category.")
-    return {pair[0]: pair[1] for pair in pairs}
 
 
 def _print(results: list[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeport.errors import UsageError
 
-__all__ = ["Row", "Scorer", "read_rows"]
+__all__ = ["Row", "Scorer", "parse_columns", "read_rows"]
 
 Row = Mapping[str, Any]
 """Column to value."""
@@ -58,6 +58,18 @@ def read_rows(path: Path, scorer: Scorer, renamed: Mapping[str, str] | None = No
     if not rows:
         raise UsageError(f"{str(path)!r} has no rows: give a file with {', '.join(scorer.columns)}.")
     return rows
+
+
+def parse_columns(text: str | None) -> dict[str, str]:
+    """``label=category,text=query`` as a dictionary.
+
+    Raises:
+        UsageError: it is no list of pairs.
+    """
+    pairs = [part.split("=") for part in text.split(",")] if text else []
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise UsageError(f"--columns {text!r} is no list of NAME=NAME: write it like label=category.")
+    return {pair[0]: pair[1] for pair in pairs}
 
 
 def _json_lines(text: str, name: str) -> list[Row]:
