@@ -13,7 +13,7 @@ import pytest
 import torch
 from edgeport.bundle import Bundle
 from edgeport.errors import UsageError, ValidationError
-from edgeport_export import Limits, Recipe, export, pipeline
+from edgeport_export import Limits, Recipe, export, variants
 from tiny_models import make_tokenizer, tiny_config
 from transformers import BertForMaskedLM, BertForSequenceClassification
 from transformers import pipeline as hugging_face
@@ -95,7 +95,7 @@ def test_no_validation_is_recorded(tiny_folder: Path, tmp_path: Path) -> None:
 
 def _spoil(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     """Damage a weight of one variant after it was made, as a wrong pass would."""
-    original = pipeline.quantize
+    original = variants.quantize
 
     def spoiled(model: Any, chosen: str, recipe: Recipe, **more: Any) -> str:
         note = original(model, chosen, recipe, **more)
@@ -107,7 +107,7 @@ def _spoil(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
             value.const_value = ir.tensor(damaged, name=name)
         return note
 
-    monkeypatch.setattr(pipeline, "quantize", spoiled)
+    monkeypatch.setattr(variants, "quantize", spoiled)
 
 
 def test_a_wrong_int8_is_left_out_and_fp32_ships(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgeport_export.quality import classification, entities, perplexity, similarity
+from edgeport_export.quality import answers, classification, entities, perplexity, ranking, similarity
 from edgeport_export.quality.rows import Scorer
 
 __all__ = ["SCORERS", "Scorer"]
@@ -16,6 +16,8 @@ __all__ = ["SCORERS", "Scorer"]
 SCORERS: Mapping[str, Scorer] = {
     "text-classification": classification.SCORER,
     "token-classification": entities.SCORER,
+    "question-answering": answers.SCORER,
     "sentence-embedding": similarity.SCORER,
+    "text-ranking": ranking.SCORER,
     "text-generation": perplexity.SCORER,
 }

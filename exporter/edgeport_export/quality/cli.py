@@ -28,8 +28,11 @@ __all__ = ["DESCRIPTION", "EPILOG", "add_arguments", "evaluate", "run"]
 DESCRIPTION = "Score every variant of a bundle on labelled data, by the task's metric."
 EPILOG = """\
 data, by task (JSON lines or CSV with these columns, or the plain format):
-  text-classification   text, label                    accuracy, macro F1
+  text-classification   text, label                    accuracy, macro F1; micro F1 of several labels (a list, or
+                                                       commas between); Spearman, Pearson of numbers
   token-classification  tokens, tags                   entity F1, precision, recall; plain: CoNLL, a word and tag a line
+  question-answering    question, context, answers     F1 of words, exact match (SQuAD's)
+  text-ranking          query, text, score             MRR, nDCG@10; the rows of a query are one list
   sentence-embedding    sentence1, sentence2, score    Spearman; plain: lines of score, text, text, tabs between;
                                                        without a file, 250 pairs of image captions that come along
   text-generation       text                           perplexity; plain: the whole file is one text

@@ -6,11 +6,13 @@ cuts off count as outside of any entity.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from edgeport.errors import UsageError
 
+from edgeport_export.quality.outcomes import Outcomes, Sums
 from edgeport_export.quality.rows import Row, Scorer
 
 __all__ = ["SCORER"]
@@ -23,6 +25,16 @@ def _score(pipe: Any, rows: Sequence[Row]) -> dict[str, float]:
     found = _tags(pipe, [list(row["tokens"]) for row in rows])
     metrics = {"entity F1": f1_score, "precision": precision_score, "recall": recall_score}
     return {name: 100 * float(metric(wanted, found)) for name, metric in metrics.items()}
+
+
+def _outcomes(pipe: Any, rows: Sequence[Row]) -> Mapping[str, Outcomes]:
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    wanted = [set(get_entities(list(row["tags"]))) for row in rows]
+    found = [set(get_entities(tags)) for tags in _tags(pipe, [list(row["tokens"]) for row in rows])]
+    both = [(len(w & f), len(w) + len(f)) for w, f in zip(wanted, found, strict=True)]
+    counts = np.array(both, np.float64).reshape(-1, 2)
+    return {"entity F1": Sums(counts, lambda sums: 200 * sums[:, 0] / np.maximum(sums[:, 1], 1e-12))}
 
 
 def _tags(pipe: Any, sentences: list[list[str]]) -> list[list[str]]:
@@ -59,4 +71,4 @@ def _parse_columns(text: str, name: str) -> list[Row]:
     return rows
 
 
-SCORER = Scorer(("tokens", "tags"), _score, _parse_columns)
+SCORER = Scorer(("tokens", "tags"), _score, _parse_columns, outcomes=_outcomes)

@@ -12,6 +12,8 @@ from typing import Any
 
 from edgeport.errors import UsageError
 
+from edgeport_export.quality.outcomes import Outcomes
+
 __all__ = ["Row", "Scorer", "parse_columns", "read_rows"]
 
 Row = Mapping[str, Any]
@@ -32,6 +34,8 @@ class Scorer:
     """Keyword arguments that ``score`` takes beside pipeline and rows."""
     sample: Callable[[], list[Row]] | None = None
     """Rows that come with this package, for want of a file."""
+    outcomes: Callable[..., Mapping[str, Outcomes]] | None = None
+    """Pipeline and rows to what each row adds to a metric, by the metric's name, the one that decides first."""
 
 
 def read_rows(path: Path, scorer: Scorer, renamed: Mapping[str, str] | None = None) -> list[Row]:

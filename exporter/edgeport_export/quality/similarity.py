@@ -5,7 +5,7 @@ Anything that turns a list of texts into an array of vectors can be scored, a bu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from edgeport.errors import UsageError
 
+from edgeport_export.quality.outcomes import Outcomes, RankCorrelation
 from edgeport_export.quality.rows import Row, Scorer
 
 __all__ = ["SCORER", "Embed", "Pair", "cosines", "parse_pairs", "read_sample", "score", "spearman"]
@@ -54,11 +55,15 @@ def parse_pairs(text: str, name: str) -> list[Pair]:
 
 def score(embed: Embed, pairs: Sequence[Pair]) -> float:
     """Spearman correlation times 100 between the cosine of the embeddings and the pairs' scores."""
+    return spearman(_pair_cosines(embed, pairs), [p.score for p in pairs])
+
+
+def _pair_cosines(embed: Embed, pairs: Sequence[Pair]) -> npt.NDArray[np.float64]:
     texts = list(dict.fromkeys(text for pair in pairs for text in (pair.first, pair.second)))
     row = {text: i for i, text in enumerate(texts)}
     vectors = np.asarray(embed(texts), dtype=np.float64)
     first, second = vectors[[row[p.first] for p in pairs]], vectors[[row[p.second] for p in pairs]]
-    return spearman(cosines(first, second), [p.score for p in pairs])
+    return cosines(first, second)
 
 
 def cosines(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -82,7 +87,19 @@ def spearman(found: Sequence[float] | npt.NDArray[Any], wanted: Sequence[float])
 
 
 def _score_rows(pipe: Any, rows: Sequence[Row]) -> dict[str, float]:
-    return {"Spearman": score(pipe, [Pair(float(r["score"]), r["sentence1"], r["sentence2"]) for r in rows])}
+    return {"Spearman": score(pipe, _as_pairs(rows))}
+
+
+def _outcomes(pipe: Any, rows: Sequence[Row]) -> Mapping[str, Outcomes]:
+    pairs = _as_pairs(rows)
+    return {"Spearman": RankCorrelation(_pair_cosines(pipe, pairs), np.array([p.score for p in pairs]))}
+
+
+def _as_pairs(rows: Sequence[Row]) -> list[Pair]:
+    try:
+        return [Pair(float(r["score"]), r["sentence1"], r["sentence2"]) for r in rows]
+    except ValueError as e:
+        raise UsageError(f"a pair's score is no number ({e}): give numbers, larger for more similar.") from e
 
 
 def _as_rows(pairs: Sequence[Pair]) -> list[Row]:
@@ -94,4 +111,5 @@ SCORER = Scorer(
     _score_rows,
     plain=lambda text, name: _as_rows(parse_pairs(text, name)),
     sample=lambda: _as_rows(read_sample()),
+    outcomes=_outcomes,
 )

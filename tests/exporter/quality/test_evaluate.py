@@ -19,7 +19,7 @@ INTENTS, ENTITIES, PAIRS = (SCORERS[t] for t in ("text-classification", "token-c
 class _Classifier:
     """Calls everything a boat that has a sail in it."""
 
-    bundle = SimpleNamespace(manifest=SimpleNamespace(labels=("boat", "train", "car")))
+    bundle = SimpleNamespace(manifest=SimpleNamespace(labels=("boat", "train", "car"), task_options={}))
 
     def __call__(self, texts: list[str]) -> list[dict[str, Any]]:
         return [{"label": "boat" if "sail" in text else "train", "score": 0.9} for text in texts]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from architectures import tiny_model, tiny_tokenizer
 from edgeport.errors import UsageError
-from edgeport_export import Limits, Recipe, export, pipeline
+from edgeport_export import Limits, Recipe, export, variants
 from edgeport_export.quantize import before_capture
 from edgeport_export.quantize.awq import AWQ
 from edgeport_export.quantize.blockwise import Grid
@@ -52,7 +52,7 @@ def test_a_bad_calibration_file_is_named_before_any_work(
     if text is not None:
         path.write_text(text)
     for stage in ("_run_original", "_capture"):
-        monkeypatch.setattr(pipeline, stage, lambda *_, stage=stage: pytest.fail(f"{stage} came first"))
+        monkeypatch.setattr(variants, stage, lambda *_, stage=stage: pytest.fail(f"{stage} came first"))
     recipe = Recipe(precisions=("fp32", "int4"), method="awq", calibration=str(path))
     with pytest.raises(UsageError, match=r"--calibration .*texts\.txt"):
         export(tiny_model("llama", "text-generation"), tmp_path / "b", recipe, tokenizer=tiny_tokenizer())

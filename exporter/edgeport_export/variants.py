@@ -1,0 +1,217 @@
+"""A model's variants: what all of them are made of, prepared once, and then one after the other.
+
+An export makes those that it was asked for; a search for the best one makes many of the same graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from edgeport.bundle import Variant
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgeport_export import package
+from edgeport_export.calibration import load_calibration
+from edgeport_export.capture import Captured, capture, capture_decoder
+from edgeport_export.decoder_runner import DecoderRunner
+from edgeport_export.graph_io import (
+    MIN_ONNXRUNTIME,
+    operator_counts,
+    return_freed_memory,
+    runner,
+    save_graph,
+    time_run,
+)
+from edgeport_export.head import ExportHead
+from edgeport_export.passes import FINISH, PREPARE, run_passes
+from edgeport_export.progress import Progress
+from edgeport_export.quantize import BeforeCapture, before_capture, quantize, quantize_before_capture
+from edgeport_export.quantize.blockwise import Quantized
+from edgeport_export.recipe import Recipe
+from edgeport_export.samples import (
+    Batch,
+    capture_batch,
+    evaluation_text,
+    timing_batches,
+    validation_batches,
+)
+from edgeport_export.source import Source
+from edgeport_export.validate import Reference, Verdict, make_reference, text_quality, validate
+
+__all__ = ["Prepared", "make_variant", "prepare", "remove_variant", "validation_record"]
+
+_ROUNDED_BY = 128
+"""Samples, at most, that weights are rounded by."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that was run, captured and optimized."""
+
+    head: ExportHead
+    source: Source
+    graph: ir.Model
+    """In fp32, before what a precision does to it."""
+    capture: Mapping[str, Any]
+    """How the graph came about, for the manifest."""
+    reference: Reference | None
+    """What the model said before anything was changed; None if nothing is to be compared with it."""
+    samples: Sequence[Mapping[str, Tensor]]
+    """What the model will see, for methods that want some."""
+
+    def rounding(self, precision: str, recipe: Recipe) -> BeforeCapture | None:
+        """The method that rounds the model in torch, captured anew after that; None if its graph is rounded."""
+        return before_capture(precision, recipe, generates=self.source.task.generates)
+
+
+def prepare(head: ExportHead, source: Source, recipe: Recipe, progress: Progress) -> Prepared:
+    """Run the model, capture its graph and optimize it."""
+    generates = source.task.generates
+    sampled = any(before_capture(p, recipe, generates=generates) is not None for p in recipe.precisions)
+    samples = _samples(source, recipe) if sampled else []
+    reference = _run_original(head, source, recipe, progress)
+    with progress.stage("capture", "Capture the graph"):
+        captured = _capture(head, source, recipe)
+    with progress.stage("optimize", "Optimize the graph"):
+        graph = run_passes(captured.model, PREPARE)
+    return Prepared(head, source, graph, package.capture_record(captured, graph), reference, samples)
+
+
+def make_variant(
+    prepared: Prepared, precision: str, recipe: Recipe, directory: Path, progress: Progress, *, name: str | None = None
+) -> tuple[Variant, Verdict | None]:
+    """Quantize, finish, save, and, with a reference, judge and time one variant.
+
+    Args:
+        prepared: Stays as it is.
+        precision: One of the recipe's.
+        recipe: Says how it is made.
+        directory: Where its files go.
+        progress: Shows the stages.
+        name: Of the variant, in its files' names; the precision where left out.
+    """
+    source, reference = prepared.source, prepared.reference
+    file = f"model.{name or precision}.onnx"
+    with _graph_for(prepared, precision, recipe, progress) as (base, given):
+        with progress.stage(precision, f"Make {name or precision}"):
+            model = base.clone()
+            note = quantize(model, precision, recipe, generates=source.task.generates, given=given)
+            if source.integers and not given and precision.startswith("int"):
+                note = f"rounded anew from the checkpoint's {source.bits} bits; {note}"
+            model = run_passes(model, FINISH[precision])
+            size = save_graph(model, directory / file)
+            counts = operator_counts(model)
+            del model
+            return_freed_memory()
+        measured: dict[str, Any] = {}
+        verdict = None
+        if reference is not None:
+            with progress.stage("validate", f"Compare {name or precision} with the original"):
+                run = _open(directory / file, base, source)
+                verdict = validate(run, reference, source.task, recipe.limits[precision])
+                measured["parity"] = {**verdict.figures.to_dict(), "limits": asdict(recipe.limits[precision])}
+                if verdict.passed and reference.text is not None and isinstance(run, DecoderRunner):
+                    measured["quality"] = text_quality(run.predict, reference.text)
+                measured["latency"] = {"milliseconds": _times(run, source, recipe), "provider": "cpu"}
+                del run
+                return_freed_memory()
+    variant = Variant(
+        precision=precision,
+        graphs={"model": file},
+        size_bytes=size,
+        opset=recipe.opset,
+        min_onnxruntime=MIN_ONNXRUNTIME[recipe.opset],
+        providers=("cuda", "cpu") if precision == "fp16" else ("cpu",),
+        operators=counts,
+        notes=(note,),
+        measured=measured,
+    )
+    return variant, verdict
+
+
+def remove_variant(variant: Variant, directory: Path) -> None:
+    """Delete a variant's files."""
+    for name in variant.graphs.values():
+        for file in (name, f"{name}.data"):
+            (directory / file).unlink(missing_ok=True)
+
+
+def validation_record(reference: Reference | None, refused: dict[str, str]) -> dict[str, Any]:
+    """What the manifest says of the comparison with the original."""
+    if reference is None:
+        return {"performed": False}
+    text = {} if reference.text is None else {"text": reference.text.text.to_dict()}
+    return {
+        "performed": True,
+        "against": "the original in PyTorch, fp32",
+        **text,
+        "batches": len(reference.batches),
+        "rows": sum(b["input_ids"].shape[0] for b in reference.batches),
+        "shapes": [list(b["input_ids"].shape) for b in reference.batches],
+        "refused": refused,
+        "machine": package.machine(),
+    }
+
+
+def _samples(source: Source, recipe: Recipe) -> list[Mapping[str, Tensor]]:
+    return [batch.inputs for batch in load_calibration(source, recipe, _ROUNDED_BY).batches(8)]
+
+
+@contextmanager
+def _graph_for(
+    prepared: Prepared, precision: str, recipe: Recipe, progress: Progress
+) -> Iterator[tuple[ir.Model, Mapping[str, Quantized]]]:
+    """The graph to make a variant of, and integers that its weights stand for: the prepared one, with those of the
+    checkpoint; or one captured anew of the model rounded in torch, which has its own weights again afterwards."""
+    source, method = prepared.source, prepared.rounding(precision, recipe)
+    if method is None:
+        yield prepared.graph, source.integers if precision == f"int{source.bits}" else {}
+        return
+    samples = prepared.samples or _samples(source, recipe)
+    own = {name: weight.detach().clone() for name, weight in source.model.named_parameters()}
+    try:
+        with progress.stage(recipe.method, f"Round the weights by {recipe.method.upper()}"):
+            given = quantize_before_capture(source.model, samples, method)
+        with progress.stage("capture", "Capture the rounded graph"):
+            rounded = run_passes(_capture(prepared.head, source, recipe).model, PREPARE)
+        yield rounded, given
+    finally:
+        source.model.load_state_dict(own, strict=False)
+
+
+def _capture(head: ExportHead, source: Source, recipe: Recipe) -> Captured:
+    if source.task.generates:
+        return capture_decoder(source.model, opset=recipe.opset)
+    sample = capture_batch(source, recipe.fixed_shape)
+    return capture(head, sample, opset=recipe.opset, fixed=recipe.fixed_shape is not None)
+
+
+def _run_original(head: ExportHead, source: Source, recipe: Recipe, progress: Progress) -> Reference | None:
+    """The original's outputs, before anything is changed; None if nothing will be compared with them."""
+    if not recipe.validate:
+        return None
+    with progress.stage("reference", "Run the original"):
+        text = evaluation_text(source, recipe) if source.task.generates else None
+        return make_reference(head, validation_batches(source, recipe.fixed_shape), text)
+
+
+def _open(path: Path, base: ir.Model, source: Source) -> Callable[[Batch], list[NDArray[np.float32]]]:
+    """The graph on the CPU: a batch to its outputs."""
+    if source.task.generates:
+        return DecoderRunner(path, base.graph, source.task_options)
+    return runner(path, source.task.outputs)
+
+
+def _times(run: Callable[[Batch], list[NDArray[np.float32]]], source: Source, recipe: Recipe) -> dict[str, float]:
+    """Median milliseconds, by batch x tokens or by what a text generator does."""
+    batches = timing_batches(source, recipe.fixed_shape)
+    if isinstance(run, DecoderRunner):
+        return run.time([batch["input_ids"][0].tolist() for batch in batches])
+    return {"x".join(map(str, b["input_ids"].shape)): round(time_run(run, b), 3) for b in batches}
