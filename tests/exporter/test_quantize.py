@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from edgeport_export.quantize import Int8Dynamic, quantize_int8_dynamic
 from edgeport_export.quantize.fp16 import convert_fp16
-from edgeport_export.quantize.int8_dynamic import quantize_symmetric
+from edgeport_export.quantize.int8_products import quantize_symmetric
 
 RNG = np.random.default_rng(0)
 IDS = np.array([[1, 5, 9, 300]], np.int64)

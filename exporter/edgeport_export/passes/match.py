@@ -12,6 +12,7 @@ __all__ = [
     "attribute",
     "constant",
     "is_weight",
+    "name_of",
     "new_weight",
     "producer",
     "same_shape",
@@ -81,6 +82,13 @@ def shared_vector(graph: ir.Graph, kind: str, numbers: Sequence[int]) -> ir.Valu
     """``numbers`` as an int64 initializer; passes that need the same ``kind`` and numbers share it."""
     name = "_".join([kind, *map(str, numbers)])
     return graph.initializers.get(name) or new_weight(graph, name, ir.tensor(np.array(numbers, np.int64), name=name))
+
+
+def name_of(value: ir.Value | None) -> str:
+    """The name of a value that is known to have one."""
+    assert value is not None
+    assert value.name is not None
+    return value.name
 
 
 def new_weight(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:

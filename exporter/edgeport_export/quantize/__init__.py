@@ -12,7 +12,8 @@ from edgeport_export.quantize.blockwise import Grid, Quantized
 from edgeport_export.quantize.fp16 import convert_fp16
 from edgeport_export.quantize.gptq import GPTQ, gptq
 from edgeport_export.quantize.hqq import HalfQuadratic
-from edgeport_export.quantize.int8_dynamic import Int8Dynamic, QuantizationReport, quantize_int8_dynamic
+from edgeport_export.quantize.int8_dynamic import Int8Dynamic, quantize_int8_dynamic
+from edgeport_export.quantize.int8_products import QuantizationReport
 from edgeport_export.quantize.round_to_nearest import RoundToNearest
 from edgeport_export.quantize.weight_only import WeightOnly, quantize_weight_only
 from edgeport_export.recipe import CALIBRATED, Recipe

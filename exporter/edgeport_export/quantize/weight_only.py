@@ -36,7 +36,7 @@ from edgeport_export.passes.match import (
 from edgeport_export.quantize.blockwise import Grid, Quantized
 from edgeport_export.quantize.handed_over import HandedOver
 from edgeport_export.quantize.hqq import HalfQuadratic, half_quadratic
-from edgeport_export.quantize.int8_dynamic import QuantizationReport
+from edgeport_export.quantize.int8_products import QuantizationReport
 from edgeport_export.quantize.round_to_nearest import RoundToNearest, round_to_nearest
 from edgeport_export.quantize.stored import Stored
 
