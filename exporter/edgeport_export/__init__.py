@@ -6,12 +6,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgeport_export.compression import CompressOptions, CompressResult, compress
     from edgeport_export.pipeline import ExportResult, export
     from edgeport_export.recipe import Limits, Recipe
 
-__all__ = ["ExportResult", "Limits", "Recipe", "export"]
+__all__ = ["CompressOptions", "CompressResult", "ExportResult", "Limits", "Recipe", "compress", "export"]
 
-_HOME = {"ExportResult": "pipeline", "export": "pipeline", "Limits": "recipe", "Recipe": "recipe"}
+_HOME = {
+    "CompressOptions": "compression.options",
+    "CompressResult": "compression.compress",
+    "compress": "compression.compress",
+    "ExportResult": "pipeline",
+    "export": "pipeline",
+    "Limits": "recipe",
+    "Recipe": "recipe",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,7 @@ from edgeport_export.recipe import BLOCK_SIZES, METHODS, OPSETS, PRECISIONS, Rec
 from edgeport_export.source import settle_task
 from edgeport_export.tasks import TASKS
 
-__all__ = ["DESCRIPTION", "EPILOG", "add_arguments", "run"]
+__all__ = ["DESCRIPTION", "EPILOG", "add_arguments", "run", "silence_transformers"]
 
 DESCRIPTION = "Export a Hugging Face model to a bundle: ONNX graphs, tokenizer, and the proof that they are the model."
 EPILOG = """\
@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     recipe = make_recipe(args)
-    _silence_transformers()
+    silence_transformers()
     if args.dry_run:
         return _dry_run(args, recipe)
     result = export(args.model, args.out, recipe, force=args.force, progress=Progress(show=not args.json))
@@ -249,7 +249,7 @@ def _milliseconds(variant: Variant) -> Mapping[str, float]:
     return variant.measured.get("latency", {}).get("milliseconds", {})
 
 
-def _silence_transformers() -> None:
+def silence_transformers() -> None:
     """transformers' bars and notices would run through ours; what goes wrong is raised."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()

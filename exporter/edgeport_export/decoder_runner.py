@@ -71,6 +71,18 @@ class DecoderRunner:
         with running(self._path, {"input_ids": np.array([tokens], np.int64)}):
             return self._decoder.score([tokens])[0]
 
+    def write(self, prompt: Sequence[int], tokens: int) -> None:
+        """Read a prompt anew and go on with it, always with the likeliest token.
+
+        Raises:
+            ExportError: the graph does not run.
+        """
+        with running(self._path, {"input_ids": np.array([prompt], np.int64)}):
+            self._decoder.tokens = []  # nothing shared with the last time
+            logits = self._decoder.start([prompt], room=tokens)
+            for _ in range(tokens - 1):
+                logits = self._decoder.step(logits.argmax(axis=1))
+
     def time(self, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
         """Median milliseconds of reading each prompt, and of a token after the longest. An indication."""
         found = {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -25,14 +25,17 @@ class Progress:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def stage(self, name: str, doing: str) -> Iterator[None]:
-        """Time a stage called ``name``; ``doing`` is what the terminal says meanwhile."""
+    def stage(self, name: str, doing: str) -> Iterator[Callable[[str], None]]:
+        """Time a stage called ``name``; ``doing`` is what the terminal says meanwhile.
+
+        What the ``with`` gives is a function that says how far the stage has come.
+        """
         start = time.perf_counter()
         if self._show:
-            with self._console.status(f"{doing} …"):
-                yield
+            with self._console.status(f"{doing} …") as status:
+                yield lambda text: status.update(f"{doing}: {text} …")
         else:
-            yield
+            yield lambda text: None
         taken = time.perf_counter() - start
         self.seconds[name] = round(self.seconds.get(name, 0.0) + taken, 3)
         if self._show:

@@ -6,6 +6,7 @@ Knows names, defaults and allowed values; does no work. The same model, recipe a
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -153,6 +154,21 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest and for TOML."""
         return dataclasses.asdict(self)
+
+    def to_toml(self) -> str:
+        """The inverse of ``from_toml``, without what is at its default."""
+        default = Recipe()
+        changed = {k: v for k, v in self.to_dict().items() if getattr(self, k) != getattr(default, k)}
+        return "".join(f"{key} = {_toml(value)}\n" for key, value in changed.items())
+
+
+def _toml(value: Any) -> str:
+    """A value in TOML, tables in one line; JSON's strings and numbers are TOML's."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items() if v is not None) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _one_of(what: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> None:

@@ -45,7 +45,7 @@ from edgeport_export.samples import (
 from edgeport_export.source import Source
 from edgeport_export.validate import Reference, Verdict, make_reference, text_quality, validate
 
-__all__ = ["Prepared", "make_variant", "prepare", "remove_variant", "validation_record"]
+__all__ = ["Prepared", "make_variant", "open_variant", "prepare", "remove_variant", "validation_record"]
 
 _ROUNDED_BY = 128
 """Samples, at most, that weights are rounded by."""
@@ -114,7 +114,7 @@ def make_variant(
         verdict = None
         if reference is not None:
             with progress.stage("validate", f"Compare {name or precision} with the original"):
-                run = _open(directory / file, base, source)
+                run = open_variant(directory / file, base, source)
                 verdict = validate(run, reference, source.task, recipe.limits[precision])
                 measured["parity"] = {**verdict.figures.to_dict(), "limits": asdict(recipe.limits[precision])}
                 if verdict.passed and reference.text is not None and isinstance(run, DecoderRunner):
@@ -202,8 +202,8 @@ def _run_original(head: ExportHead, source: Source, recipe: Recipe, progress: Pr
         return make_reference(head, validation_batches(source, recipe.fixed_shape), text)
 
 
-def _open(path: Path, base: ir.Model, source: Source) -> Callable[[Batch], list[NDArray[np.float32]]]:
-    """The graph on the CPU: a batch to its outputs."""
+def open_variant(path: Path, base: ir.Model, source: Source) -> Callable[[Batch], list[NDArray[np.float32]]]:
+    """The file that was made of the graph ``base``, on the CPU: a batch to its outputs."""
     if source.task.generates:
         return DecoderRunner(path, base.graph, source.task_options)
     return runner(path, source.task.outputs)

@@ -35,6 +35,7 @@ class Command:
 
 COMMANDS: Mapping[str, Command] = {
     "export": Command("edgeport_export.cli", "turn a Hugging Face model into a bundle", "export"),
+    "compress": Command("edgeport_export.compression.cli", "make a model small and fast within a budget", "compress"),
     "run": Command("edgeport.cli.run", "run a bundle on texts; results as JSON lines"),
     "chat": Command("edgeport.cli.chat", "talk with a bundle that writes text"),
     "inspect": Command("edgeport.cli.inspect", "show what is in a bundle"),

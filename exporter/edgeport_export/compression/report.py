@@ -1,0 +1,199 @@
+"""The report of a compression, as data: every number in it was measured in this run. ``page`` shows it to people.
+
+The schema is in docs/compress.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edgeport.bundle import Bundle
+
+from edgeport_export import package
+from edgeport_export.compression.candidate import Candidate
+from edgeport_export.compression.choose import HELD, Decision, Finalist, pareto
+from edgeport_export.compression.options import CompressOptions
+from edgeport_export.compression.page import page
+from edgeport_export.compression.setup import Setup
+from edgeport_export.compression.stopwatch import BASELINE
+from edgeport_export.compression.timing import Timed, ratio_of
+from edgeport_export.compression.workshop import SMALL
+
+__all__ = ["SCHEMA", "make_report", "write_report"]
+
+SCHEMA = 1
+_PACKAGES = ("edgeport", "optuna", "onnxruntime", "torch", "transformers", "numpy", "scikit-learn", "scipy")
+
+
+def make_report(
+    setup: Setup,
+    model: str,
+    candidates: Sequence[Candidate],
+    decision: Decision,
+    times: Mapping[str, Timed],
+    baseline: Sequence[Timed],
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """All that was found.
+
+    Args:
+        setup: What the compression began with.
+        model: As it was called.
+        candidates: All that were tried.
+        decision: What the test rows said.
+        times: Of one run, as ``Stopwatch.all_together`` gives them; of the chosen or the closest candidate.
+        baseline: Plain int8 beside each candidate.
+        seconds: By stage.
+    """
+    original = Bundle.open(setup.original).manifest
+    unit = next((f.loss.unit for f in decision.tried), "points")
+    report = {
+        "schema": SCHEMA,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "model": original.source.id,
+        "task": original.task,
+        "command": _command(model, setup),
+        "options": dataclasses.asdict(setup.options),
+        "metric": {"name": setup.judge.metric, "says": setup.judge.says, "unit": unit},
+        "rows": {name: len(getattr(setup.parts, name)) for name in ("search", "test", "calibration")},
+        "timed": {"says": setup.feeds.says, "lengths": list(setup.feeds.lengths)},
+        "machine": {**package.machine(), "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None},
+        "versions": _versions(),
+        "original": {name: {"size_bytes": v.size_bytes} for name, v in original.variants.items()},
+        "chosen": None if decision.chosen is None else _finalist(decision.chosen, setup),
+        "finalists": [_finalist(f, setup) for f in decision.tried],
+        "speed": _speed(times),
+        "drift": _drift(baseline),
+        "sensitivity": [dataclasses.asdict(s) for s in setup.sensed],
+        "candidates": [c.to_dict() for c in candidates],
+        "pareto": [c.number for c in pareto(candidates, setup.options.minimize)],
+        "seconds": dict(seconds),
+    }
+    return {**report, "summary": _summary(report)}
+
+
+def write_report(report: Mapping[str, Any], folder: Path) -> None:
+    """``report.json``, ``report.html`` and, where something was chosen, ``recipe.toml``."""
+    text = json.dumps(report, indent=2, ensure_ascii=False, default=str)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "report.html").write_text(page(report), encoding="utf-8")
+    if report["chosen"] is not None:
+        (folder / "recipe.toml").write_text(report["chosen"]["recipe_toml"], encoding="utf-8")
+
+
+def _finalist(finalist: Finalist, setup: Setup) -> dict[str, Any]:
+    candidate = finalist.candidate
+    recipe = setup.space.recipe(candidate.choice)
+    fp32 = Bundle.open(setup.original).variant("fp32").size_bytes
+    return {
+        "number": candidate.number,
+        "name": candidate.name,
+        "verdict": finalist.verdict,
+        "loss": {**dataclasses.asdict(finalist.loss), "unit": finalist.loss.unit},
+        "size_bytes": candidate.size_bytes,
+        "share_of_original": candidate.size_bytes / fp32,
+        "choice": dict(candidate.choice),
+        "notes": list(candidate.notes),
+        "recipe": recipe.to_dict(),
+        "recipe_toml": recipe.to_toml(),
+    }
+
+
+def _speed(times: Mapping[str, Timed]) -> dict[str, Any]:
+    """Milliseconds a batch, and how many times as fast the variant is, all in one run."""
+    if not times:
+        return {}
+    ratios = {
+        name: dataclasses.asdict(ratio_of(times[name], times[SMALL])) for name in ("torch fp32", "fp32", BASELINE)
+    }
+    return {
+        "milliseconds": {name: round(t.milliseconds, 4) for name, t in times.items()},
+        "times_as_fast_as": ratios,
+        "same_graph_twice": dataclasses.asdict(ratio_of(times[BASELINE], times[f"{BASELINE} again"])),
+        "spread": {name: round(t.spread, 4) for name, t in times.items()},
+        "turns": {name: [round(ms, 4) for ms in t.turns] for name, t in times.items()},
+    }
+
+
+def _drift(baseline: Sequence[Timed]) -> dict[str, Any]:
+    """How plain int8's time changed over the search, though it was the same graph each time."""
+    if not baseline:
+        return {}
+    values = np.array([t.milliseconds for t in baseline])
+    return {
+        "measurements": len(values),
+        "median": round(float(np.median(values)), 4),
+        "least": round(float(values.min()), 4),
+        "most": round(float(values.max()), 4),
+    }
+
+
+def _summary(report: Mapping[str, Any]) -> str:
+    """One paragraph."""
+    budget, unit, metric = report["options"]["budget"], report["metric"]["unit"], report["metric"]["name"]
+    chosen = report["chosen"]
+    if chosen is None:
+        closest = min(report["finalists"], key=lambda f: f["loss"]["value"], default=None)
+        if closest is None:
+            return "No candidate could be made and scored; nothing was shipped."
+        loss = closest["loss"]
+        return (
+            f"Nothing held the budget of {budget:g} {unit}: the closest lost {loss['value']:.2f} ({loss['low']:.2f} to "
+            f"{loss['high']:.2f}) {unit} of {metric} on {loss['rows']} rows that the search never saw; "
+            "nothing was shipped."
+        )
+    loss, speed = chosen["loss"], report["speed"]["times_as_fast_as"]
+    proof = (
+        f"within the budget of {budget:g} with {loss['confidence']:.4g} confidence"
+        if chosen["verdict"] == HELD
+        else f"within the budget of {budget:g}, but the rows are too few to prove it"
+    )
+    return (
+        f"{speed['torch fp32']['value']:.1f} times as fast as torch fp32, {speed[BASELINE]['value']:.2f} times as fast "
+        f"as plain int8, {chosen['share_of_original']:.1%} of the original's size. It lost {loss['value']:.2f} "
+        f"({loss['low']:.2f} to {loss['high']:.2f}) {unit} of {metric} ({loss['original']:.2f} to {loss['model']:.2f}) "
+        f"on {loss['rows']} rows that the search never saw: {proof}."
+    )
+
+
+def _command(model: str, setup: Setup) -> str:
+    """The call that makes this again."""
+    options, default = setup.options, {f.name: f.default for f in dataclasses.fields(CompressOptions)}
+    given = {
+        name: value
+        for name, value in dataclasses.asdict(options).items()
+        if value != default.get(name) and name not in ("evaluation", "columns", "seconds", "budget")
+    }
+    words = [
+        "edgeport",
+        "compress",
+        model,
+        setup.folder.name.removesuffix(".search"),
+        "--budget",
+        f"{options.budget:g}%",
+    ]
+    words += ["--eval", options.evaluation]
+    if options.columns:
+        words += ["--columns", ",".join(f"{k}={v}" for k, v in options.columns.items())]
+    for name, value in given.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, "--time", f"{options.seconds:g}s"])
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,151 @@
+"""What a compression begins with: data in parts, the original's bundle, its sensitivity, and the space of choices.
+
+Everything here follows from the model and the options alone, so a process that helps with the search makes the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeport.errors import UsageError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from edgeport_export.compression.evaluate import Evaluator
+from edgeport_export.compression.feeds import Feeds, make_feeds
+from edgeport_export.compression.judge import Judge, make_judge
+from edgeport_export.compression.options import CompressOptions
+from edgeport_export.compression.sensitivity import Sensitivity, measure_sensitivity
+from edgeport_export.compression.space import Space
+from edgeport_export.compression.split import Parts, split_rows, text_pieces
+from edgeport_export.compression.workshop import Workshop
+from edgeport_export.progress import Progress
+from edgeport_export.recipe import Recipe
+from edgeport_export.source import Source, load_source
+
+__all__ = ["Setup", "set_up", "work_folder"]
+
+_SENSED = 4
+"""Batches of real inputs that a part's sensitivity is measured on."""
+_SETTINGS = "settings.json"
+_IRRELEVANT = ("seconds", "trials", "jobs")
+"""Options that do not change what a candidate is: a search goes on with others."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that candidates are made, scored and timed with."""
+
+    options: CompressOptions
+    folder: Path
+    """Work in progress."""
+    base: Recipe
+    judge: Judge
+    parts: Parts
+    workshop: Workshop
+    original: Path
+    """The bundle of fp32 and plain int8."""
+    feeds: Feeds
+    sensed: list[Sensitivity]
+    space: Space
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """For candidates of this model."""
+        options = self.options
+        return Evaluator(
+            self.workshop, self.judge, self.space, self.parts.search, self.original, options.budget, options.seed
+        )
+
+    def bundle(self, name: str) -> Path:
+        """Where a candidate's bundle is."""
+        return self.workshop.folder / name
+
+
+def work_folder(out: Path) -> Path:
+    """Where the work on ``out`` is kept until it is complete."""
+    return out.with_name(f"{out.name}.search")
+
+
+def set_up(
+    model: str | Path | PreTrainedModel,
+    out: Path,
+    options: CompressOptions,
+    recipe: Recipe,
+    progress: Progress,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Setup:
+    """Load the model and the data, and make what every candidate is compared with.
+
+    Raises:
+        UsageError: a wrong model, file, column, label or metric.
+        ValidationError: the fp32 graph is not the original.
+    """
+    with progress.stage("load", "Load the model"):
+        source = load_source(model, recipe, tokenizer=tokenizer)
+        judge = make_judge(source.task.name, options.evaluation, options.columns, options.metric)
+        parts = _split(judge, source, options)
+    folder = _folder(out, source, options, recipe, progress)
+    calibration, columns = _calibration(parts, options, folder)
+    base = replace(recipe, task=source.task.name, seed=options.seed, calibration=calibration, columns=columns)
+    progress.note(f"{judge.says} {len(parts.search)} rows to search, {len(parts.test)} others to judge by at the end.")
+    workshop = Workshop(source, folder / "candidates", progress)
+    original = workshop.original(replace(base, precisions=("fp32", "int8")))
+    feeds = make_feeds(source, [text for row in parts.search for text in judge.texts(row)], options)
+    with progress.stage("sensitivity", "See what int8 does to each part"):
+        sensed = _sensitivity(workshop, original, base, feeds, folder)
+    space = Space(base, source.task.generates, [s.part for s in sensed])
+    return Setup(options, folder, base, judge, parts, workshop, original, feeds, sensed, space)
+
+
+def _split(judge: Judge, source: Source, options: CompressOptions) -> Parts:
+    rows = text_pieces(judge.rows) if source.task.generates else judge.rows
+    return split_rows(rows, options.seed, calibration=options.calibration is None, group=judge.group)
+
+
+def _calibration(parts: Parts, options: CompressOptions, folder: Path) -> tuple[str, Mapping[str, str]]:
+    """The recipe's samples and what their columns are called: the file given, or the rows that were set aside."""
+    if options.calibration is not None:
+        return options.calibration, dict(options.columns)
+    path = folder / "calibration.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in parts.calibration), encoding="utf-8")
+    return str(path), {}
+
+
+def _folder(out: Path, source: Source, options: CompressOptions, recipe: Recipe, progress: Progress) -> Path:
+    """The work folder; what an earlier search with other settings left there is deleted."""
+    folder = work_folder(out)
+    relevant = {k: v for k, v in dataclasses.asdict(options).items() if k not in _IRRELEVANT}
+    data = options.evaluation if options.evaluation.startswith("datasets:") else _sha256(Path(options.evaluation))
+    settings = {"model": source.weights_sha256(), "data": data, "options": relevant, "recipe": recipe.to_dict()}
+    text = json.dumps(settings, indent=2, default=str) + "\n"
+    known = folder / _SETTINGS
+    if folder.exists() and not known.is_file() and any(folder.iterdir()):
+        raise UsageError(f"{str(folder)!r} exists and is no search of edgeport's: move it, or choose another OUT.")
+    if known.is_file() and known.read_text(encoding="utf-8") != text:
+        progress.note(f"{folder} was searched with other settings: it begins anew")
+        shutil.rmtree(folder)
+    (folder / "candidates").mkdir(parents=True, exist_ok=True)
+    known.write_text(text, encoding="utf-8")
+    return folder
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sensitivity(workshop: Workshop, original: Path, base: Recipe, feeds: Feeds, folder: Path) -> list[Sensitivity]:
+    """Measured once: it stands in the work folder after that."""
+    path = folder / "sensitivity.json"
+    if not path.is_file():
+        precision = "int4" if workshop.source.task.generates else "int8"
+        recipe = replace(base, precisions=(precision,))
+        batches = feeds.batches[:: max(1, len(feeds.batches) // _SENSED)]
+        found = measure_sensitivity(workshop.prepared(recipe), recipe, precision, batches, folder)
+        path.write_text(json.dumps([dataclasses.asdict(s) for s in found]), encoding="utf-8")
+    return [Sensitivity(**s) for s in json.loads(path.read_text(encoding="utf-8"))]

@@ -1,0 +1,66 @@
+"""What a search chooses between, and how a choice becomes a recipe.
+
+Every dimension is a short ordered list, so that a choice is a dictionary of plain values. The known-good choices are
+tried first: what they teach is worth more than chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgeport_export.compression.sensitivity import keep_pattern
+from edgeport_export.recipe import Recipe
+
+__all__ = ["Choice", "Space"]
+
+Choice = Mapping[str, Any]
+"""Dimension to one of its values."""
+
+_READERS: Mapping[str, tuple[Any, ...]] = {"keep": (0, 1, 2, 4)}
+_WRITERS: Mapping[str, tuple[Any, ...]] = {
+    "bits": ("int8", "int4"),
+    "method": ("rtn", "hqq", "gptq", "awq"),
+    "block": (32, 64, 128),
+    "keep": (0, 1, 2),
+}
+
+
+@dataclass(frozen=True)
+class Space:
+    """The dimensions for one model."""
+
+    base: Recipe
+    """What is the same for all candidates: task, revision, calibration, seed, ..."""
+    generates: bool
+    sensitive: Sequence[str]
+    """Parts of the model, the one that int8 hurts most first."""
+
+    @property
+    def dimensions(self) -> Mapping[str, tuple[Any, ...]]:
+        """Name to values."""
+        return _WRITERS if self.generates else _READERS
+
+    def known_good(self) -> list[Choice]:
+        """What is tried first, in order."""
+        if not self.generates:
+            return [{"keep": 0}, {"keep": 1}, {"keep": 2}]
+        first = {"bits": "int8", "method": "rtn", "block": 128, "keep": 0}
+        fours = [
+            {"bits": "int4", "method": m, "block": b, "keep": 0} for m in ("hqq", "gptq", "awq") for b in (32, 128)
+        ]
+        return [first, *fours]
+
+    def recipe(self, choice: Choice) -> Recipe:
+        """The recipe of a choice."""
+        kept = keep_pattern(self.sensitive[: choice["keep"]])
+        if not self.generates:
+            return replace(self.base, precisions=("int8",), keep_fp32=kept)
+        return replace(
+            self.base,
+            precisions=(choice["bits"],),
+            method=choice["method"],
+            block_size=choice["block"],
+            keep_fp32=kept,
+        )

@@ -1,0 +1,95 @@
+"""How long models take, side by side: turns of A B, B A, A B, ..., each over all batches.
+
+A machine drifts within minutes, so only what was taken in the same turns is compared, and as a ratio. Idle thread pools
+spin for a while (ONNX Runtime's for 40 ms), so every turn begins with a pause. Knows functions and numbers, no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter, sleep
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeport_export.samples import Batch
+
+__all__ = ["Ratio", "Timed", "ratio_of", "take_turns"]
+
+SETTLE_SECONDS = 0.1
+_WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Milliseconds a batch: a mean a turn, and the median of them."""
+
+    turns: tuple[float, ...]
+
+    @property
+    def milliseconds(self) -> float:
+        return float(np.median(self.turns))
+
+    @property
+    def spread(self) -> float:
+        """Median absolute deviation over the median: what a turn differs by."""
+        values = np.array(self.turns)
+        return float(np.median(np.abs(values - np.median(values))) / np.median(values))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long the one takes as the other, and the interval that holds it with 95 % confidence."""
+
+    value: float
+    low: float
+    high: float
+
+
+def take_turns(
+    models: Mapping[str, Callable[[Batch], object]],
+    batches: Sequence[Batch],
+    *,
+    turns: int,
+    say: Callable[[str], None] = lambda doing: None,
+) -> dict[str, Timed]:
+    """Time ``models`` on ``batches``.
+
+    Args:
+        models: By name; a batch in, and back when the work is done.
+        batches: Each turn runs all of them once, in order.
+        turns: Of each model.
+        say: Is told what is being done.
+    """
+    for run in models.values():
+        sleep(SETTLE_SECONDS)
+        for _ in range(_WARM_UP):
+            for batch in batches:
+                run(batch)
+    found: dict[str, list[float]] = {name: [] for name in models}
+    order = list(models)
+    for number in range(turns):
+        say(f"turn {number + 1} of {turns}")
+        for name in order:
+            sleep(SETTLE_SECONDS)
+            models[name](batches[0])  # wakes its threads, and does not count
+            found[name].append(_turn(models[name], batches))
+        order.reverse()  # so that nobody always follows the same one
+    return {name: Timed(tuple(times)) for name, times in found.items()}
+
+
+def _turn(run: Callable[[Batch], object], batches: Sequence[Batch]) -> float:
+    start = perf_counter()
+    for batch in batches:
+        run(batch)
+    return (perf_counter() - start) * 1e3 / len(batches)
+
+
+def ratio_of(slower: Timed, faster: Timed, *, resamples: int = 2000, seed: int = 0) -> Ratio:
+    """The ratio of the medians, with a bootstrap over turns, the same turns of both."""
+    above, below = np.array(slower.turns), np.array(faster.turns)
+    draws = np.random.default_rng(seed).integers(len(above), size=(resamples, len(above)))
+    ratios: NDArray[np.float64] = np.median(above[draws], axis=1) / np.median(below[draws], axis=1)
+    low, high = (float(p) for p in np.percentile(ratios, (2.5, 97.5)))
+    return Ratio(slower.milliseconds / faster.milliseconds, low, high)
