@@ -14,8 +14,8 @@ __all__ = ["CompressOptions", "CompressResult", "ExportResult", "Limits", "Recip
 
 _HOME = {
     "CompressOptions": "compression.options",
-    "CompressResult": "compression.compress",
-    "compress": "compression.compress",
+    "CompressResult": "compression.pipeline",
+    "compress": "compression.pipeline",
     "ExportResult": "pipeline",
     "export": "pipeline",
     "Limits": "recipe",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeport_export.compression.compress import CompressResult, compress
 from edgeport_export.compression.options import CompressOptions
+from edgeport_export.compression.pipeline import CompressResult, compress
 
 __all__ = ["CompressOptions", "CompressResult", "compress"]

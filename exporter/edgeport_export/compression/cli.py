@@ -19,8 +19,8 @@ except ImportError as e:
     raise MissingExtraError("`edgeport compress`", "compress") from e
 
 from edgeport_export.cli import silence_transformers
-from edgeport_export.compression.compress import CompressResult, compress
 from edgeport_export.compression.options import MINIMIZE, CompressOptions, parse_budget, parse_seconds
+from edgeport_export.compression.pipeline import CompressResult, compress
 from edgeport_export.progress import Progress
 from edgeport_export.quality.rows import parse_columns
 from edgeport_export.recipe import Recipe
@@ -32,9 +32,9 @@ Find the fastest form of a model that is still good enough, and prove it: a bund
 original, report.html with all that was tried, and recipe.toml, which makes it again without a search.
 """
 EPILOG = """\
-The budget is in points of the metric (accuracy, F1, ... out of 100); for perplexity it is per cent of growth. It
-is held if the 95 % confidence interval of the loss, on rows that the search never saw, ends within it. Where the loss is
-within the budget and the rows are too few to prove that, the output says so; where nothing loses less than the budget,
+The budget is in points of the metric (accuracy, F1, ... out of 100); for perplexity it is per cent of growth. It is
+held if the 95 % confidence interval of the loss, on rows that the search never saw, ends within it. Where the loss is
+within it and the rows are too few to prove that, the output says so; where nothing loses less than the budget,
 nothing is shipped, and the exit status is 1.
 
 An interrupted search goes on where it was: call it again.

@@ -227,7 +227,7 @@ def _without_labels(task: str, evaluation: str, columns: Mapping[str, str]) -> l
 
 def _has_only(evaluation: str, reads: Sequence[str]) -> bool:
     """Whether the file's one row has the columns that the model reads and no others: then labels were not meant."""
-    if Path(evaluation).suffix not in (".csv", ".jsonl", ".json"):
+    if Path(evaluation).suffix not in (".csv", ".jsonl", ".json") or not Path(evaluation).is_file():
         return False
     first = Path(evaluation).read_text(encoding="utf-8").partition("\n")[0]
     if Path(evaluation).suffix == ".csv":

@@ -33,7 +33,7 @@ the {report["rows"]["test"]} test rows is above.</p>
 {_figure(_trade_off(report))}
 {_candidates(report)}
 <h2>What int8 does to each part</h2>
-<p>Each part quantized alone: the change of the outputs, as a share of their size.</p>
+<p>Each part quantized alone: the change of the outputs, as a share of their size. Red: kept in fp32.</p>
 {_figure(_sensitivity(report))}
 <h2>The chosen recipe</h2>{_recipe(report)}
 <h2>Finalists, on rows that the search never saw</h2>{_finalists(report)}
@@ -104,13 +104,18 @@ def _trade_off(report: Mapping[str, Any]) -> go.Figure:
         )
     unit = report["metric"]["unit"]
     budget = report["options"]["budget"]
-    figure.add_hline(y=budget, line={"color": _RED, "dash": "dash", "width": 1}, annotation_text=f"budget {budget:g}")
+    figure.add_hline(
+        y=budget,
+        line={"color": _RED, "dash": "dash", "width": 1},
+        annotation_text=f"budget {budget:g}",
+        annotation_position="top left",
+    )
     if minimize != "size" and report["speed"]:
         figure.add_vline(
             x=_baseline(report), line={"color": _FAINT, "dash": "dot", "width": 1}, annotation_text="plain int8"
         )
     axis = {"latency": "milliseconds a batch", "size": "MB on disk", "memory": "MB in memory"}[minimize]
-    figure.update_layout(**_LAYOUT, height=430, legend={"orientation": "h", "y": 1.12, "x": 0})
+    figure.update_layout(**_LAYOUT, height=430, legend={"orientation": "h", "y": -0.22, "x": 0})
     figure.update_xaxes(title=axis, rangemode="tozero", gridcolor="#eef1f4")
     figure.update_yaxes(title=f"loss, {unit}", gridcolor="#eef1f4", zerolinecolor=_GREY)
     return figure
@@ -159,7 +164,7 @@ def _sensitivity(report: Mapping[str, Any]) -> go.Figure:
         )
     )
     figure.update_layout(**_LAYOUT, height=80 + 20 * max(len(parts), 3))
-    figure.update_xaxes(title="change of the outputs, % (red: kept in fp32)", gridcolor="#eef1f4")
+    figure.update_xaxes(title="change of the outputs, %", gridcolor="#eef1f4")
     figure.update_yaxes(automargin=True, tickfont={"size": 11})
     return figure
 
@@ -258,7 +263,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Any = lam
 
 def _figure(figure: go.Figure) -> str:
     made: str = figure.to_html(
-        full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
+        full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}
     )
     return made
 
@@ -268,7 +273,7 @@ def _text(value: Any) -> str:
 
 
 _LAYOUT: Mapping[str, Any] = {
-    "margin": {"l": 60, "r": 20, "t": 50, "b": 50},
+    "margin": {"l": 60, "r": 20, "t": 24, "b": 50},
     "paper_bgcolor": "white",
     "plot_bgcolor": "white",
     "font": {"family": "system-ui, sans-serif", "color": _INK, "size": 13},

@@ -153,7 +153,7 @@ def _summary(report: Mapping[str, Any]) -> str:
         )
     loss, speed = chosen["loss"], report["speed"]["times_as_fast_as"]
     proof = (
-        f"within the budget of {budget:g} with {loss['confidence']:.4g} confidence"
+        f"within the budget of {budget:g} with {100 * loss['confidence']:.4g} % confidence"
         if chosen["verdict"] == HELD
         else f"within the budget of {budget:g}, but the rows are too few to prove it"
     )

@@ -1,0 +1,204 @@
+"""A tiny classifier through the whole compression: the bundle, the report, the recipe, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import edgeport
+import pytest
+import torch
+from edgeport.bundle import Bundle
+from edgeport.cli import main
+from edgeport.errors import UsageError, ValidationError
+from edgeport_export import CompressOptions, CompressResult, Recipe, compress, export
+from edgeport_export.compression import evaluate, stopwatch
+from edgeport_export.compression.timing import Timed
+from edgeport_export.quality.outcomes import Loss
+from tiny_models import make_tokenizer
+from transformers import BertForSequenceClassification
+
+LABELS = ("sad", "neutral", "glad")
+WORDS = ["the", "boat", "has", "left", "a", "harbour", "and", "we", "all", "saw", "it", "go", "over", "water"]
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts with the model's own labels, one in ten of them wrong."""
+    model, tokenizer = BertForSequenceClassification.from_pretrained(tiny_folder).eval(), make_tokenizer()
+    chance = random.Random(0)
+    texts = [" ".join(chance.choice(WORDS) for _ in range(chance.randint(2, 9))) for _ in range(300)]
+    path = tmp_path_factory.mktemp("data") / "rows.csv"
+    with path.open("w", newline="") as f, torch.no_grad():
+        table = csv.writer(f)
+        table.writerow(("text", "mood"))
+        for i, text in enumerate(texts):
+            label = LABELS[int(model(**tokenizer(text, return_tensors="pt")).logits.argmax())]
+            table.writerow((text, label if i % 10 else "sad"))
+    return path
+
+
+def _same_time(
+    models: dict[str, Any], batches: Any, *, turns: int, say: Callable[[str], None] = lambda doing: None
+) -> dict[str, Timed]:
+    for run in models.values():
+        run(batches[0])
+    return {name: Timed((4.0 if "torch" in name else 1.0,) * turns) for name in models}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fast_clock() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopwatch, "take_turns", _same_time)
+        yield
+
+
+def _options(rows: Path, **more: Any) -> CompressOptions:
+    return CompressOptions(str(rows), **{"budget": 5.0, "columns": {"label": "mood"}, "trials": 3, **more})
+
+
+@pytest.fixture(scope="module")
+def result(tiny_folder: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> CompressResult:
+    return compress(tiny_folder, tmp_path_factory.mktemp("out") / "small", _options(rows))
+
+
+def test_the_bundle_holds_the_chosen_variant_and_the_original(result: CompressResult, rows: Path) -> None:
+    bundle = Bundle.open(result.path, verify=True)
+    assert set(bundle.manifest.variants) == {"small", "fp32"}
+    measured = bundle.manifest.variants["small"].measured["compression"]
+    assert measured["high"] <= 5
+    assert measured["metric"] == "accuracy"
+    assert measured["times_as_fast_as"]["torch fp32"]["value"] == 4
+    texts = ["the boat has left", "a harbour and we"]
+    for variant in ("small", "fp32"):
+        with edgeport.load(result.path, variant=variant) as pipe:
+            assert {answer["label"] for answer in pipe(texts)} <= set(LABELS)
+    assert {p.name for p in result.path.iterdir()} >= {"report.html", "report.json", "recipe.toml", "README.md"}
+
+
+def test_the_loss_is_measured_on_rows_that_the_search_never_saw(result: CompressResult) -> None:
+    report = json.loads((result.path / "report.json").read_text())
+    counts = report["rows"]
+    assert sum(counts.values()) == 300
+    assert report["chosen"]["loss"]["rows"] == counts["test"] > counts["search"]
+    assert all(c["loss"]["rows"] == counts["search"] for c in report["candidates"])
+    assert report["chosen"]["verdict"] == "held"
+    assert report["summary"] in (result.path / "README.md").read_text()
+
+
+def test_the_recipe_makes_the_same_graph_without_a_search(
+    result: CompressResult, tiny_folder: Path, tmp_path: Path
+) -> None:
+    recipe = Recipe.from_toml(result.path / "recipe.toml")
+    assert recipe.to_dict() == {**result.report["chosen"]["recipe"], "precisions": recipe.precisions}
+    export(tiny_folder, tmp_path / "again", recipe)
+    with edgeport.load(tmp_path / "again") as one, edgeport.load(result.path, variant="small") as other:
+        assert one(WORDS, top_k=None) == other(WORDS, top_k=None)
+
+
+def test_the_page_is_whole_and_needs_no_network(result: CompressResult) -> None:
+    text = (result.path / "report.html").read_text()
+    report = result.report
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", text)
+    body = re.sub(r"<script.*?</script>", "", text, flags=re.S)
+    assert f"{report['chosen']['share_of_original']:.1%}" in body
+    assert report["command"] in body.replace("&#x27;", "'")
+    for candidate in report["candidates"]:
+        assert f"<td>{candidate['number']}</td>" in body
+    for part in report["sensitivity"]:
+        assert part["part"] in text
+    assert text.count('class="plotly-graph-div"') == 2
+
+
+def test_the_command_in_the_report_does_it_again(result: CompressResult) -> None:
+    assert re.search(
+        r"edgeport compress \S+ small --budget 5% --eval \S+ --columns label=mood", result.report["command"]
+    )
+    assert "--trials 3" in result.report["command"]
+
+
+def test_a_seed_makes_the_same_recipe(result: CompressResult, tiny_folder: Path, rows: Path, tmp_path: Path) -> None:
+    again = compress(tiny_folder, tmp_path / "small", _options(rows))
+    here, there = ({**r.report["chosen"]["recipe"], "calibration": None} for r in (result, again))
+    assert here == there
+    assert [c["choice"] for c in again.report["candidates"]] == [c["choice"] for c in result.report["candidates"]]
+    assert again.report["chosen"]["loss"] == result.report["chosen"]["loss"]
+
+
+def test_an_interruption_keeps_what_is_done(
+    tiny_folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    original = evaluate.Evaluator.evaluate
+
+    def counted(self: Any, number: int, choice: Any) -> Any:
+        if number == 1 and len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(number)
+        return original(self, number, choice)
+
+    monkeypatch.setattr(evaluate.Evaluator, "evaluate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        compress(tiny_folder, tmp_path / "small", _options(rows))
+    assert not (tmp_path / "small").exists()
+    made.append(-1)  # so that it goes on
+    report = compress(tiny_folder, tmp_path / "small", _options(rows, trials=2)).report
+    assert made == [0, -1, 1]
+    assert [c["number"] for c in report["candidates"]] == [0, 1]
+    assert not (tmp_path / "small.search" / "candidates").exists()
+
+
+def test_nothing_holds_the_budget(
+    tiny_folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = Loss(7.5, 6.0, 9.0, 0.95, 90.0, 82.5, 150, False)
+    monkeypatch.setattr(evaluate, "loss_interval", lambda *_, **__: bad)
+    argv = ["compress", str(tiny_folder), str(tmp_path / "small"), "--eval", str(rows), "--columns", "label=mood"]
+    assert main([*argv, "--trials", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "nothing held the budget of 1 points: the closest lost 7.50 (6.00 to 9.00) points of accuracy" in said
+    assert not (tmp_path / "small").exists()
+    page = (tmp_path / "small.search" / "report.html").read_text()
+    assert "nothing was shipped" in page
+    with pytest.raises(ValidationError):
+        compress(tiny_folder, tmp_path / "small", _options(rows, trials=1))
+
+
+def test_too_few_rows_to_prove_it_is_said(
+    tiny_folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = Loss(0.5, -3.0, 9.0, 0.95, 90.0, 89.5, 150, False)
+    monkeypatch.setattr(evaluate, "loss_interval", lambda *_, **__: wide)
+    report = compress(tiny_folder, tmp_path / "small", _options(rows, trials=1)).report
+    assert report["chosen"]["verdict"] == "unproven"
+    assert "the rows are too few to prove it" in report["summary"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"budget": 0.0}, "a budget of 0 is not between"),
+        ({"minimize": "beauty"}, "--minimize 'beauty' is not known"),
+        ({"length": 8, "lengths_from": "x"}, "exclude each other"),
+        ({"columns": {}}, "has no column 'label'"),
+        ({"metric": "BLEU"}, "'BLEU' is not one of"),
+        ({"lengths_from": "nowhere.txt"}, "--lengths-from 'nowhere.txt' cannot be read"),
+    ],
+)
+def test_wrong_calls(tiny_folder: Path, rows: Path, tmp_path: Path, more: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        compress(tiny_folder, tmp_path / "small", _options(rows, **more))
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_folder_of_somebody_else_s_is_left_alone(tiny_folder: Path, rows: Path, tmp_path: Path) -> None:
+    (tmp_path / "small.search").mkdir()
+    (tmp_path / "small.search" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="is no search of edgeport's"):
+        compress(tiny_folder, tmp_path / "small", _options(rows))
+    assert (tmp_path / "small.search" / "thesis.txt").read_text() == "years of work"

@@ -1,0 +1,103 @@
+"""The search with candidates that are made up: what is tried, that it goes on, that a seed repeats it."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+from edgeport_export.compression.candidate import FAILED, Candidate
+from edgeport_export.compression.search import Search, rounded
+from edgeport_export.compression.space import Choice, Space
+from edgeport_export.compression.workshop import candidate_name
+from edgeport_export.quality.outcomes import Loss
+from edgeport_export.recipe import Recipe
+
+SPACE = Space(Recipe(calibration="x.txt"), generates=True, sensitive=["a.0", "b.1"])
+
+
+class _World:
+    """Losses and times that follow from the choice; times with noise."""
+
+    def __init__(self, noise: float = 0.0, seed: int = 0, stop_after: int | None = None) -> None:
+        self.made: list[Choice] = []
+        self._noise, self._random, self._stop_after = noise, random.Random(seed), stop_after
+
+    def evaluate(self, number: int, choice: Choice) -> Candidate:
+        if self._stop_after is not None and len(self.made) == self._stop_after:
+            raise KeyboardInterrupt
+        self.made.append(choice)
+        name = candidate_name(SPACE.recipe(choice))
+        if choice["method"] == "awq" and choice["block"] == 64:
+            return Candidate(number, choice, name, FAILED, "does not work")
+        value = {"int8": 0.0, "int4": 1.0}[choice["bits"]] + choice["block"] / 128 - 0.2 * choice["keep"]
+        return Candidate(number, choice, name, loss=Loss(value, value, value, 0.95, 9, 9, 100, True), size_bytes=1)
+
+    def measure(self, candidate: Candidate) -> Candidate:
+        time = {"int8": 1.0, "int4": 0.6}[candidate.choice["bits"]] * (1 + 0.1 * candidate.choice["keep"])
+        return dataclasses.replace(candidate, ratio=1 / (time * (1 + self._noise * self._random.uniform(-1, 1))))
+
+
+def _search(folder: Path, world: _World, trials: int = 14, jobs: int = 1, seconds: float = 60) -> list[Candidate]:
+    folder.mkdir(exist_ok=True)
+    search = Search(folder, SPACE, 1, "latency", world.evaluate, world.measure)
+    return search.run(trials=trials, until=perf_counter() + seconds, jobs=jobs, say=lambda text: None)
+
+
+def test_known_good_first_and_nothing_twice(tmp_path: Path) -> None:
+    world = _World()
+    found = _search(tmp_path, world)
+    good = SPACE.known_good()
+    assert world.made[: len(good)] == good
+    assert len({c.name for c in found}) == len(found) == 14
+    assert [c.number for c in found] == list(range(14))
+
+
+def test_a_seed_makes_the_same_choices_whatever_the_noise(tmp_path: Path) -> None:
+    runs = [_search(tmp_path / str(i), _World(0.004, seed=i)) for i in range(2)]
+    assert [c.choice for c in runs[0]] == [c.choice for c in runs[1]]
+
+
+def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _search(tmp_path, _World(stop_after=5))
+    world = _World()
+    found = _search(tmp_path, world)
+    assert len(found) == 14
+    assert len(world.made) == 9  # five were there
+    assert len({c.name for c in found}) == 14
+
+
+def test_a_finished_search_is_not_repeated(tmp_path: Path) -> None:
+    first = _search(tmp_path, _World())
+    world = _World()
+    assert _search(tmp_path, world) == first
+    assert not world.made
+
+
+def test_time_ends_it_after_at_least_one(tmp_path: Path) -> None:
+    assert len(_search(tmp_path, _World(), seconds=-1)) == 1
+
+
+def test_several_at_a_time_are_the_same_candidates(tmp_path: Path) -> None:
+    found = _search(tmp_path, _World(), jobs=3, trials=7)
+    assert [c.choice for c in found] == SPACE.known_good()
+
+
+def test_a_space_that_is_used_up_ends(tmp_path: Path) -> None:
+    small = Space(Recipe(), generates=False, sensitive=["a"])
+
+    def evaluate(number: int, choice: Choice) -> Candidate:
+        return Candidate(number, choice, candidate_name(small.recipe(choice)), FAILED, "no")
+
+    search = Search(tmp_path, small, 0, "latency", evaluate, lambda c: c)
+    found = search.run(trials=50, until=perf_counter() + 60, say=lambda text: None)
+    assert 2 <= len(found) < 50  # keep 1, 2 and 4 are the same where there is one part
+
+
+def test_near_times_are_rounded_alike() -> None:
+    assert rounded(1.0) == rounded(1.01)
+    assert rounded(1.0) < rounded(1.1)
+    assert rounded(float("inf")) > 1e6

@@ -1,0 +1,46 @@
+"""Turns and ratios, with a clock that is made up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from edgeport_export.compression import timing
+from edgeport_export.compression.timing import Timed, ratio_of, take_turns
+
+
+class _Clock:
+    now = 0.0
+
+
+def test_turns_alternate_and_nothing_else_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, ran = _Clock(), []
+
+    def model(name: str, seconds: float):  # type: ignore[no-untyped-def]
+        def run(batch: object) -> None:
+            ran.append(name)
+            clock.now += seconds
+
+        return run
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    monkeypatch.setattr(timing, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(timing, "sleep", sleep)
+    batches = [{}, {}, {}]
+    times = take_turns({"a": model("a", 0.002), "b": model("b", 0.004)}, batches, turns=4)
+    assert times["a"].milliseconds == pytest.approx(2)
+    assert times["b"].milliseconds == pytest.approx(4)
+    assert times["a"].spread == pytest.approx(0, abs=1e-9)
+    turns = [name for i, name in enumerate(ran[12:]) if i % 4 == 0]  # one run wakes the threads, three count
+    assert turns == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    assert ratio_of(times["b"], times["a"]).value == pytest.approx(2)
+
+
+def test_what_disturbs_a_turn_disturbs_both() -> None:
+    noise = np.random.default_rng(0).uniform(1, 3, 30)
+    slow, fast = Timed(tuple(4 * noise)), Timed(tuple(2 * noise))
+    ratio = ratio_of(slow, fast)
+    assert (ratio.low, ratio.value, ratio.high) == pytest.approx((2, 2, 2))
+    other = ratio_of(slow, Timed(tuple(2 * np.random.default_rng(1).uniform(1, 3, 30))))
+    assert other.low < other.value < other.high
