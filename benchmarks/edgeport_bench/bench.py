@@ -1,36 +1,33 @@
-"""``bench(bundle, options)``: which subjects, at which shapes, compared with what. From a bundle to a report."""
+"""``bench(target, options)``: which subjects, at which shapes, compared with what. From a model to a report."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from edgeport.bundle import Bundle, Manifest
-from edgeport.errors import MissingExtraError, UsageError
+from edgeport.errors import UsageError
 from edgeport.session import usable_threads
 
-from edgeport_bench.harness import measure_cold_starts, measure_subjects
-from edgeport_bench.inputs import (
-    Feeds,
-    Shape,
-    default_lengths,
-    default_new_tokens,
-    default_prompts,
-    make_feeds,
-    make_prompts,
-)
-from edgeport_bench.machine import describe_machine, load_warning
+from edgeport_bench.graph_inputs import GraphInputs
+from edgeport_bench.harness import Refusal, SubjectRecord, measure_cold_starts, measure_subjects
+from edgeport_bench.inputs import Feeds, Shape
+from edgeport_bench.machine import describe_machine, noise_warnings, read_clock
+from edgeport_bench.peers.catalog import resolve_peers
+from edgeport_bench.peers.specs import peer_specs
 from edgeport_bench.report import BenchReport, wrong_outputs
 from edgeport_bench.subjects import SubjectSpec
+from edgeport_bench.targets import WRITING, Target, open_target
 
 __all__ = ["BenchOptions", "bench"]
 
-_WRITING = "text-generation"
-"""The task whose models write, and do not only read."""
+_ORIGINALS = ("torch", "sentence-transformers-torch", "fp32")
+"""Subjects that outputs are compared with, best first: the original, or what was compared with it when it was made."""
+_READS_NO_TEXTS = ("torch", "torch-compile", "optimum", "openvino", "ctranslate2")
+_EMBEDDING = "sentence-embedding"
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,17 @@ class BenchOptions:
     seconds: float = 2.0
     """Time of measuring for each subject and shape."""
     against: str | None = None
-    """``torch`` or ``torch=MODEL``."""
+    """Peers, comma-separated; one may name the original, as in ``torch=MODEL``."""
+    original: str | None = None
+    """The model that the bundle was made of: folder or hub id. What the bundle names where left out."""
+    axes: tuple[tuple[str, int], ...] = ()
+    """Sizes of an ONNX file's axes, by name."""
+    texts: Path | None = None
+    """A file with a text a line, which are read whole instead of tokens of exact shapes."""
+    evaluation: Path | None = None
+    """Labelled data that a bundle's variants are scored on."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """What that file calls the columns, by the scorer's names."""
     cold: bool = False
     """Also time fresh processes up to their first result."""
 
@@ -66,17 +73,26 @@ class BenchOptions:
             raise UsageError(f"{self.threads} threads cannot run anything: choose at least 1.")
         if self.new_tokens is not None and self.new_tokens < 2:
             raise UsageError(f"{self.new_tokens} new tokens leave none to time after the first: choose at least 2.")
-        if self.against is not None and self.against.partition("=")[0] != "torch":
-            raise UsageError(f"--against {self.against!r} is unknown: use torch, or torch=MODEL (a folder or hub id).")
+        resolve_peers(self.peer_names)
+
+    @property
+    def peer_names(self) -> str:
+        """``against`` without the original."""
+        parts = (self.against or "").split(",")
+        return ",".join(part.partition("=")[0] for part in parts)
+
+    @property
+    def original_model(self) -> str | None:
+        """The original, wherever it is named."""
+        named = (part.partition("=")[2] for part in (self.against or "").split(","))
+        return self.original or next((name for name in named if name), None)
 
 
-def bench(
-    path: str | Path, options: BenchOptions | None = None, *, say: Callable[[str], None] = lambda doing: None
-) -> BenchReport:
-    """Measure the variants of the bundle in the folder ``path``, and, if asked for, the original beside them.
+def bench(path: str | Path, options: BenchOptions | None = None, *, say: Say = lambda doing: None) -> BenchReport:
+    """Measure a bundle's variants, a Hugging Face model or an ONNX file, and, if asked for, peers beside it.
 
     Args:
-        path: The bundle's folder.
+        path: The bundle's folder, the model's folder or hub id, or the file.
         options: Every choice.
         say: Is told what is being done.
 
@@ -84,86 +100,147 @@ def bench(
         BundleError: the bundle is damaged, or has no such variant.
         MissingExtraError: the original is asked for, and torch or transformers is absent.
         ProviderError: a provider is absent, or takes no node.
-        UsageError: an option does not fit the bundle.
+        UsageError: an option does not fit what is measured.
     """
     options = options or BenchOptions()
-    bundle = Bundle.open(path)
-    manifest = bundle.manifest
     threads = options.threads or usable_threads()
-    specs = _specs(bundle, options, threads)
-    names = [spec.name for spec in specs]
-    batches, lengths, new_tokens = _shapes(bundle, options)
-    feeds = _feeds(bundle, [(batch, length) for length in lengths for batch in batches], new_tokens)
-    machine = describe_machine()
-    baseline = "torch" if "torch" in names else None
-    reference = baseline or ("fp32" if "fp32" in names and len(names) > 1 else None)
-    records, measurements = measure_subjects(
-        specs, feeds, seconds=options.seconds, reference=reference, new_tokens=new_tokens, say=say
+    target = open_target(
+        path,
+        original=options.original_model,
+        variants=options.variants,
+        providers=options.providers,
+        threads=threads,
+        reads_texts=options.texts is not None,
     )
-    if options.cold:
-        cold = measure_cold_starts(specs, next(iter(feeds.values())), writes=new_tokens > 0, say=say)
-        for record in records:
-            record.cold_ms = cold[record.name]
-    settings = {**dataclasses.asdict(options), "threads": threads, "batches": batches, "lengths": lengths}
-    settings["new_tokens"] = new_tokens or None
-    busy = load_warning(machine)
-    return BenchReport(
-        bundle=str(path),
-        source=manifest.source.id,
-        task=manifest.task,
-        machine=machine,
-        settings=settings,
-        subjects=records,
-        measurements=measurements,
+    workload = _workload(target, options)
+    specs, refusals = _with_peers(target, options, threads, say)
+    reference = _reference(specs)
+    machine, clock = describe_machine(), read_clock()
+    results = measure_subjects(
+        specs,
+        workload.feeds,
+        seconds=options.seconds,
         reference=reference,
-        baseline=baseline,
-        warnings=[*([busy] if busy else []), *wrong_outputs(measurements, reference)],
+        new_tokens=workload.new_tokens,
+        say=say,
+    )
+    noise = noise_warnings(machine, clock, read_clock(), [m.rounds for m in results.measurements])
+    alive = [spec for spec in specs if spec.name in {s.name for s in results.subjects}]
+    if options.cold:
+        first = next(iter(workload.feeds.values()))
+        cold = measure_cold_starts(alive, first, writes=workload.new_tokens > 0, say=say)
+        for record in results.subjects:
+            record.cold_ms = cold[record.name]
+    if options.evaluation is not None:
+        say(f"scoring on {options.evaluation.name}")
+        for record in results.subjects:
+            record.quality = _quality(Path(path), record, options)
+    return BenchReport(
+        target=str(path),
+        source=target.source,
+        task=target.task,
+        machine=machine,
+        settings=_settings(options, threads, workload),
+        subjects=results.subjects,
+        measurements=results.measurements,
+        reference=reference,
+        baseline=_baseline(alive),
+        refusals=[*refusals, *results.refusals],
+        warnings=[*noise, *wrong_outputs(results.measurements, reference)],
     )
 
 
-def _specs(bundle: Bundle, options: BenchOptions, threads: int) -> list[SubjectSpec]:
-    variants = options.variants or tuple(bundle.manifest.variants)
-    for variant in variants:
-        bundle.variant(variant)
-    if len(set(variants)) != len(variants):
-        raise UsageError(f"variants are {', '.join(variants)}: name each once.")
-    kind = "bundle-writer" if bundle.manifest.task == _WRITING else "bundle"
-    shared: dict[str, Any] = {"path": str(bundle.root), "threads": threads}
-    specs = [
-        SubjectSpec(v, kind, {**shared, "variant": v, "providers": list(options.providers) or None}) for v in variants
-    ]
-    if options.against is not None:
-        specs.insert(0, _original(bundle.manifest, options.against.partition("=")[2], threads))
-    return specs
+@dataclass(frozen=True)
+class _Workload:
+    feeds: Mapping[Shape, Feeds | Sequence[str]]
+    new_tokens: int
+    """0 for a model that only reads."""
 
 
-def _original(manifest: Manifest, model: str, threads: int) -> SubjectSpec:
-    if find_spec("torch") is None or find_spec("transformers") is None:
-        raise MissingExtraError("`edgeport bench --against torch`", "export")
-    options = {
-        "model": model or manifest.source.id,
-        "architecture": manifest.source.architecture,
-        "outputs": [t.name for t in manifest.outputs],
-        "threads": threads,
-    }
-    return SubjectSpec("torch", "torch-writer" if manifest.task == _WRITING else "torch", options)
-
-
-def _shapes(bundle: Bundle, options: BenchOptions) -> tuple[list[int], list[int], int]:
-    """Batches, lengths, and new tokens: 0 for a model that only reads."""
-    lengths = list(dict.fromkeys(options.lengths))
-    if bundle.manifest.task == _WRITING:
-        new_tokens = options.new_tokens or default_new_tokens(bundle)
-        return list(dict.fromkeys(options.batches)) or [1], lengths or default_prompts(bundle, new_tokens), new_tokens
+def _workload(target: Target, options: BenchOptions) -> _Workload:
+    if options.texts is not None:
+        return _texts(target, options.texts)
+    inputs, lengths = target.inputs, list(dict.fromkeys(options.lengths))
+    batches = list(dict.fromkeys(options.batches))
+    if isinstance(inputs, GraphInputs):
+        inputs = dataclasses.replace(inputs, axes=dict(options.axes))
+    elif target.task == WRITING:
+        new_tokens = options.new_tokens or inputs.default_new_tokens()
+        lengths = lengths or inputs.default_prompts(new_tokens)
+        shapes = [(batch, length) for length in lengths for batch in batches or [1]]
+        return _Workload(inputs.make_prompts(shapes, new_tokens), new_tokens)
     if options.new_tokens is not None:
+        raise UsageError(f"--new-tokens is for {WRITING}, and this is {target.task or 'a plain graph'}: leave it out.")
+    lengths, batches = lengths or inputs.default_lengths(), batches or inputs.default_batches()
+    return _Workload(inputs.make_feeds([(batch, length) for length in lengths for batch in batches]), 0)
+
+
+def _texts(target: Target, path: Path) -> _Workload:
+    if target.task != _EMBEDDING or isinstance(target.inputs, GraphInputs):
+        raise UsageError(f"--texts is for {_EMBEDDING}, and this is {target.task or 'a plain graph'}: leave it out.")
+    try:
+        texts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"{str(path)!r} cannot be read ({e}): give a UTF-8 file with a text a line.") from e
+    if not texts:
+        raise UsageError(f"{str(path)!r} holds no text: give a file with a text a line.")
+    counts = target.inputs.token_counts(texts)
+    return _Workload({(len(texts), round(sum(counts) / len(counts))): texts}, 0)
+
+
+def _with_peers(
+    target: Target, options: BenchOptions, threads: int, say: Say
+) -> tuple[list[SubjectSpec], list[Refusal]]:
+    """All subjects, the original first, then the peers, then what is measured."""
+    names = options.peer_names or ("" if target.specs else "torch")
+    peers = resolve_peers(names)
+    if options.texts is not None:
+        for peer, _ in peers:
+            if peer.name in _READS_NO_TEXTS:
+                raise UsageError(
+                    f"{peer.name} reads tokens and no texts: compare with sentence-transformers or fastembed."
+                )
+    if not peers:
+        return list(target.specs), []
+    if target.original is None:
         raise UsageError(
-            f"--new-tokens is for {_WRITING}, and this bundle is for {bundle.manifest.task}: leave it out."
+            "nothing tells what this ONNX file was made of: pass --original MODEL to compare it with peers."
         )
-    text = bundle.manifest.text
-    fixed = text.fixed_batch if text else None
-    batches = options.batches or ((fixed,) if fixed else (1, 8))
-    return list(dict.fromkeys(batches)), lengths or default_lengths(bundle), 0
+    specs, refusals = peer_specs(peers, target.original, threads, say)
+    return sorted([*specs, *target.specs], key=lambda s: s.name != "torch"), refusals
 
 
-def _feeds(bundle: Bundle, shapes: list[Shape], new_tokens: int) -> dict[Shape, Feeds]:
-    return make_prompts(bundle, shapes, new_tokens) if new_tokens else make_feeds(bundle, shapes)
+def _quality(path: Path, record: SubjectRecord, options: BenchOptions) -> dict[str, float]:
+    """Metrics of a bundle's variant; none of a peer, which has no pipeline."""
+    if not record.kind.startswith("bundle"):
+        return {}
+    from edgeport_export.quality.cli import evaluate  # its metrics take seconds to import
+
+    assert options.evaluation is not None
+    (found,) = evaluate(path, [options.evaluation], variants=[record.name], columns=dict(options.columns) or None)
+    metrics: dict[str, float] = found["metrics"]
+    return metrics
+
+
+def _reference(specs: Sequence[SubjectSpec]) -> str | None:
+    names = {spec.name for spec in specs}
+    return next((name for name in _ORIGINALS if name in names), None) if len(names) > 1 else None
+
+
+def _baseline(specs: Sequence[SubjectSpec]) -> str | None:
+    """What speed is compared with: the original, or else the first peer."""
+    names = [spec.name for spec in specs if spec.is_peer or spec.name == "torch"]
+    return next((name for name in _ORIGINALS if name in names), names[0] if names else None)
+
+
+def _settings(options: BenchOptions, threads: int, workload: _Workload) -> dict[str, object]:
+    settings = dataclasses.asdict(options)
+    for name in ("texts", "evaluation"):
+        settings[name] = None if settings[name] is None else str(settings[name])
+    return {
+        **settings,
+        "threads": threads,
+        "batches": sorted({batch for batch, _ in workload.feeds}),
+        "lengths": sorted({length for _, length in workload.feeds}),
+        "new_tokens": workload.new_tokens or None,
+    }

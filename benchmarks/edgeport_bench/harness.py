@@ -6,18 +6,32 @@ tokens after it, each of which is timed. Knows workers and shapes; knows no kind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter, sleep
 from typing import Any
 
+from edgeport.errors import EdgeportError
+
+from edgeport_bench.energy import read_joules, used_joules
 from edgeport_bench.inputs import Feeds, Shape
 from edgeport_bench.measure import agreement, least_cosine
-from edgeport_bench.process import Worker
+from edgeport_bench.process import Runs, Worker
 from edgeport_bench.subjects import SubjectSpec
 
-__all__ = ["FIRST", "NEXT", "READ", "Measurement", "SubjectRecord", "measure_cold_starts", "measure_subjects"]
+__all__ = [
+    "FIRST",
+    "NEXT",
+    "READ",
+    "TEXTS",
+    "Measurement",
+    "Refusal",
+    "Results",
+    "SubjectRecord",
+    "measure_cold_starts",
+    "measure_subjects",
+]
 
 WARM_UP = 2
 """Runs before the clock counts, at every new shape; one more then tells how long a run takes."""
@@ -32,14 +46,11 @@ WAKE_UP_BELOW = 50.0
 """Milliseconds. Each turn of shorter runs begins with one that does not count: it finds its threads asleep, and its
 caches full of another's data."""
 
-READ, FIRST, NEXT = "read", "first token", "next token"
-"""What is timed: reading a batch; or reading a prompt and choosing the token after it, and each one that follows."""
+READ, TEXTS, FIRST, NEXT = "read", "texts", "first token", "next token"
+"""What is timed: reading a batch of tokens; many texts, tokenizing included; or reading a prompt and choosing the token
+after it, and each one that follows."""
 
 Say = Callable[[str], None]
-
-
-_Runs = list[list[list[float]]]
-"""Round, run in it, time in that."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,20 @@ class Measurement:
     agreement: float | None = None
     """Of models that write: the share of the reference's tokens that it prefers too, after the same text."""
     phase: str = READ
+    cpu_ms: list[float] = field(default_factory=list)
+    """Milliseconds of processor time, all threads together, a run: the mean of each round."""
+    joules: list[float] = field(default_factory=list)
+    """Energy of the processor package, a run: the mean of each round; empty where the machine does not tell."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A peer that could not be measured, and why."""
+
+    subject: str
+    where: str
+    """The shape, or empty where it could not be measured at all."""
+    reason: str
 
 
 @dataclass
@@ -71,66 +96,74 @@ class SubjectRecord:
     about: dict[str, Any]
     peak_rss: int | None = None
     """Bytes, over all shapes."""
+    steady_rss: int | None = None
+    """Bytes, after the last run."""
     cold_ms: list[float] = field(default_factory=list)
     """From the start of a process to its first result, without tokenization."""
+    quality: dict[str, float] = field(default_factory=dict)
+    """Metrics on labelled data; empty unless asked for."""
+
+
+@dataclass
+class Results:
+    """Everything that was found in one interleaved run."""
+
+    subjects: list[SubjectRecord] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
 
 
 def measure_subjects(
     specs: Sequence[SubjectSpec],
-    feeds: Mapping[Shape, Feeds],
+    feeds: Mapping[Shape, Feeds | Sequence[str]],
     *,
     seconds: float,
     reference: str | None = None,
     new_tokens: int = 0,
     say: Say = lambda doing: None,
-) -> tuple[list[SubjectRecord], list[Measurement]]:
+) -> Results:
     """Load each subject into a process, and measure all of them at every shape.
 
     Args:
         specs: The subjects; their names must differ.
-        feeds: The tensors of each shape, the same for all.
+        feeds: The tensors of each shape, or texts, the same for all.
         seconds: Time of measuring for each subject and shape.
         reference: Name of the subject whose outputs the others' are compared with.
         new_tokens: What a run writes after the tensors; 0 where it only reads them.
         say: Is told what is being done.
 
     Raises:
-        EdgeportError: a subject cannot be opened or run.
+        EdgeportError: a subject that is no peer cannot be opened or run.
     """
+    results = Results()
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(spec)) for spec in specs]
-        records = []
-        for worker in workers:
-            say(f"loading {worker.spec.name}")
-            found = worker.load()
-            records.append(
-                SubjectRecord(
-                    worker.spec.name,
-                    worker.spec.kind,
-                    found["import_ms"],
-                    found["load_ms"],
-                    found["rss"],
-                    found["about"],
-                )
-            )
-        measurements = []
+        workers = []
+        for spec in specs:
+            say(f"loading {spec.name}")
+            worker = stack.enter_context(Worker(spec))
+            with _refusing(results, spec):
+                results.subjects.append(_load(worker))
+                workers.append(worker)
         for (batch, length), tensors in feeds.items():
             say(f"measuring {batch} × {length} tokens")
-            runs = _measure_shape(workers, tensors, seconds, new_tokens)
-            likeness = _compare_tokens(workers, reference) if new_tokens else _compare(workers, reference)
-            for phase in (FIRST, NEXT) if new_tokens else (READ,):
-                measurements += [
-                    Measurement(w.spec.name, batch, length, _phase(r, phase), phase=phase, **likeness[w.spec.name])
-                    for w, r in zip(workers, runs, strict=True)
+            ready = _feed(workers, tensors, new_tokens, f"{batch} × {length}", results)
+            turns = _take_turns(ready, seconds)
+            likeness = (_compare_tokens if new_tokens else _compare)([w for w, _ in ready], reference)
+            reading = READ if isinstance(tensors, Mapping) else TEXTS
+            for phase in (FIRST, NEXT) if new_tokens else (reading,):
+                results.measurements += [
+                    _measurement(w.spec.name, batch, length, phase, taken, likeness[w.spec.name])
+                    for (w, _), taken in zip(ready, turns, strict=True)
                 ]
-        for worker, record in zip(workers, records, strict=True):
-            record.peak_rss = worker.memory()["peak_rss"]
-    return records, measurements
+        for worker, record in zip(workers, results.subjects, strict=True):
+            memory = worker.memory()
+            record.peak_rss, record.steady_rss = memory["peak_rss"], memory["rss"]
+    return results
 
 
 def measure_cold_starts(
     specs: Sequence[SubjectSpec],
-    feeds: Feeds,
+    feeds: Feeds | Sequence[str],
     *,
     times: int = 3,
     writes: bool = False,
@@ -152,33 +185,78 @@ def measure_cold_starts(
     return found
 
 
-def _measure_shape(workers: Sequence[Worker], tensors: Feeds, seconds: float, new_tokens: int) -> list[_Runs]:
-    """The runs of each worker, in the workers' order."""
-    turns = []
+@dataclass(frozen=True)
+class _Turn:
+    """What one subject did in one round."""
+
+    runs: Runs
+    joules: float | None
+    """Of a run."""
+
+
+@contextmanager
+def _refusing(results: Results, spec: SubjectSpec, where: str = "") -> Iterator[None]:
+    """What goes wrong with a peer is noted, and the rest goes on; with our own it ends the benchmark."""
+    try:
+        yield
+    except EdgeportError as e:
+        if not spec.is_peer:
+            raise
+        results.refusals.append(Refusal(spec.name, where, str(e)))
+
+
+def _load(worker: Worker) -> SubjectRecord:
+    found, spec = worker.load(), worker.spec
+    return SubjectRecord(spec.name, spec.kind, found["import_ms"], found["load_ms"], found["rss"], found["about"])
+
+
+def _feed(
+    workers: Sequence[Worker], tensors: Feeds | Sequence[str], new_tokens: int, where: str, results: Results
+) -> list[tuple[Worker, list[float]]]:
+    """The workers that take the tensors, and the times of a run of each, warmed up."""
+    ready = []
     for worker in workers:
-        worker.feed(tensors, new_tokens)
-        sleep(SETTLE_SECONDS)
-        once = worker.run(1, untimed=WARM_UP)[0]
-        turns.append((max(1, round(seconds * 1e3 / ROUNDS / max(sum(once), 1e-3))), int(once[0] < WAKE_UP_BELOW)))
-    rounds: list[_Runs] = [[] for _ in workers]
-    end = perf_counter() + (seconds + ROUNDS * SETTLE_SECONDS) * len(workers)
-    order = list(range(len(workers)))
+        with _refusing(results, worker.spec, where):
+            worker.feed(tensors, new_tokens)
+            sleep(SETTLE_SECONDS)
+            ready.append((worker, worker.run(1, untimed=WARM_UP).ms[0]))
+    return ready
+
+
+def _take_turns(ready: Sequence[tuple[Worker, list[float]]], seconds: float) -> list[list[_Turn]]:
+    """The turns of each worker, in the workers' order."""
+    counts = [
+        (max(1, round(seconds * 1e3 / ROUNDS / max(sum(once), 1e-3))), int(once[0] < WAKE_UP_BELOW))
+        for _, once in ready
+    ]
+    rounds: list[list[_Turn]] = [[] for _ in ready]
+    end = perf_counter() + (seconds + ROUNDS * SETTLE_SECONDS) * len(ready)
+    order = list(range(len(ready)))
     for number in range(ROUNDS):
         if number >= LEAST_ROUNDS and perf_counter() > end:
             break
         for i in order:
-            times, untimed = turns[i]
+            times, untimed = counts[i]
             sleep(SETTLE_SECONDS)
-            rounds[i].append(workers[i].run(times, untimed=untimed))
+            before = read_joules()
+            runs = ready[i][0].run(times, untimed=untimed)
+            rounds[i].append(_Turn(runs, used_joules(before, read_joules(), times + untimed)))
         order.reverse()  # so that nobody always follows the same one
     return rounds
 
 
-def _phase(runs: _Runs, phase: str) -> list[list[float]]:
-    """The times of a phase, by round: a run's first one, or all that follow."""
-    if phase == NEXT:
-        return [[ms for run in turn for ms in run[1:]] for turn in runs]
-    return [[run[0] for run in turn] for turn in runs]
+def _measurement(
+    subject: str, batch: int, length: int, phase: str, turns: Sequence[_Turn], likeness: dict[str, float]
+) -> Measurement:
+    cpu = [] if phase == FIRST else [sum(turn.runs.cpu_ms) / len(turn.runs.cpu_ms) for turn in turns]
+    joules = [] if phase == FIRST else [turn.joules for turn in turns if turn.joules is not None]
+    rounds = [_phase(turn.runs.ms, phase) for turn in turns]
+    return Measurement(subject, batch, length, rounds, phase=phase, cpu_ms=cpu, joules=joules, **likeness)
+
+
+def _phase(runs: list[list[float]], phase: str) -> list[float]:
+    """The times of a phase: each run's first one, or all that follow."""
+    return [ms for run in runs for ms in run[1:]] if phase == NEXT else [run[0] for run in runs]
 
 
 def _compare(workers: Sequence[Worker], reference: str | None) -> dict[str, dict[str, float]]:

@@ -13,19 +13,26 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "PERCENTILES",
     "Latency",
     "Ratio",
+    "Rounds",
     "Throughput",
     "agreement",
+    "change_of_percentile",
     "latency",
+    "latency_intervals",
     "least_cosine",
     "median_rate",
+    "rank_test",
     "ratio_of_medians",
+    "round_spread",
     "throughput",
 ]
 
 Rounds = Sequence[Sequence[float]]
 """Milliseconds of each run, by the round in which it was taken."""
+PERCENTILES = (50, 90, 95, 99)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Latency:
 
     p50: float
     p90: float
+    p95: float
     p99: float
     mean: float
     runs: int
@@ -64,8 +72,31 @@ def latency(rounds: Rounds) -> Latency:
         ValueError: there is no run.
     """
     samples = _flat(rounds)
-    p50, p90, p99 = (float(p) for p in np.percentile(samples, (50, 90, 99)))
-    return Latency(p50, p90, p99, float(samples.mean()), samples.size)
+    p50, p90, p95, p99 = (float(p) for p in np.percentile(samples, PERCENTILES))
+    return Latency(p50, p90, p95, p99, float(samples.mean()), samples.size)
+
+
+def latency_intervals(
+    rounds: Rounds, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """The interval of each percentile, ``p50`` and so on, by a bootstrap that draws whole rounds.
+
+    Raises:
+        ValueError: there is no round.
+    """
+    draws = np.random.default_rng(seed).integers(len(rounds), size=(resamples, len(rounds)))
+    arrays = [np.asarray(r, dtype=np.float64) for r in rounds]
+    drawn = np.array([np.percentile(np.concatenate([arrays[i] for i in draw]), PERCENTILES) for draw in draws])
+    tail = 50 * (1 - confidence)
+    ends = np.percentile(drawn, (tail, 100 - tail), axis=0).T
+    return {f"p{p}": (float(low), float(high)) for p, (low, high) in zip(PERCENTILES, ends, strict=True)}
+
+
+def round_spread(rounds: Rounds) -> float:
+    """How far the medians of the rounds lie apart: the middle half of them, as a share of their median."""
+    medians = [float(np.median(r)) for r in rounds if len(r)]
+    low, middle, high = np.percentile(medians, (25, 50, 75))
+    return float((high - low) / middle)
 
 
 def throughput(rounds: Rounds, batch: int, length: int) -> Throughput:
@@ -101,10 +132,37 @@ def ratio_of_medians(
         raise ValueError(f"{len(numerator)} rounds against {len(denominator)}: they must be taken together.")
     value = float(np.median(_flat(numerator)) / np.median(_flat(denominator)))
     draws = np.random.default_rng(seed).integers(len(numerator), size=(resamples, len(numerator)))
-    above, below = _draw_medians(numerator, draws), _draw_medians(denominator, draws)
+    above, below = _draw(numerator, draws, 50), _draw(denominator, draws, 50)
     tail = 50 * (1 - confidence)
     low, high = (float(p) for p in np.percentile(above / below, (tail, 100 - tail)))
     return Ratio(value, low, high, confidence)
+
+
+def change_of_percentile(
+    after: Rounds, before: Rounds, percentile: float, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> Ratio:
+    """A percentile of the one over that of the other, taken at another time: rounds are drawn for each by itself.
+
+    Raises:
+        ValueError: one of them has no round.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [
+        _draw(rounds, rng.integers(len(rounds), size=(resamples, len(rounds))), percentile)
+        for rounds in (after, before)
+    ]
+    tail = 50 * (1 - confidence)
+    low, high = (float(p) for p in np.percentile(drawn[0] / drawn[1], (tail, 100 - tail)))
+    value = float(np.percentile(_flat(after), percentile) / np.percentile(_flat(before), percentile))
+    return Ratio(value, low, high, confidence)
+
+
+def rank_test(ours: Rounds, theirs: Rounds) -> float:
+    """Probability that medians of rounds from one distribution differ as much: Mann and Whitney 1947, both sides."""
+    from scipy.stats import mannwhitneyu  # takes a second to import, and only comparing needs it
+
+    medians = [[float(np.median(r)) for r in rounds if len(r)] for rounds in (ours, theirs)]
+    return float(mannwhitneyu(*medians).pvalue)
 
 
 def least_cosine(ours: Mapping[str, npt.NDArray[Any]], theirs: Mapping[str, npt.NDArray[Any]]) -> float:
@@ -144,6 +202,7 @@ def _flat(rounds: Rounds) -> npt.NDArray[np.float64]:
     return samples
 
 
-def _draw_medians(rounds: Rounds, draws: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _draw(rounds: Rounds, draws: npt.NDArray[np.int64], percentile: float) -> npt.NDArray[np.float64]:
+    """The percentile over the rounds of each draw."""
     arrays = [np.asarray(r, dtype=np.float64) for r in rounds]
-    return np.array([np.median(np.concatenate([arrays[i] for i in draw])) for draw in draws])
+    return np.array([np.percentile(np.concatenate([arrays[i] for i in draw]), percentile) for draw in draws])

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,13 +17,24 @@ import numpy as np
 import numpy.typing as npt
 from edgeport import errors
 from edgeport.errors import EdgeportError, UsageError
+from edgeport.session import memory
 
 from edgeport_bench.inputs import Feeds
-from edgeport_bench.subjects import SubjectSpec
+from edgeport_bench.subjects import KINDS, SubjectSpec
 
-__all__ = ["Worker"]
+__all__ = ["Runs", "Worker"]
 
 _GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Some runs, one after the other."""
+
+    ms: list[list[float]]
+    """By run: one number, or one for each written token."""
+    cpu_ms: list[float]
+    """By run, of all threads together."""
 
 
 class Worker:
@@ -31,8 +44,9 @@ class Worker:
         self.spec = spec
         self.started = time.perf_counter()
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
+        self._folder = tempfile.TemporaryDirectory()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgeport_bench.worker"],
+            _command(spec),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._messages,
@@ -42,27 +56,37 @@ class Worker:
 
     def load(self) -> dict[str, Any]:
         """Import the subject's libraries and open it: ``import_ms``, ``load_ms``, ``rss``, ``about``."""
-        imported = self._ask({"op": "import", "kind": self.spec.kind})
+        imported = self._import()
         loaded = self._ask({"op": "load", "options": dict(self.spec.options)})
         return {**loaded, "import_ms": imported["import_ms"]}
 
-    def feed(self, feeds: Feeds, new_tokens: int = 0) -> None:
-        """The tensors for the runs that follow, and how many tokens each of these writes; 0 only reads."""
-        listed = {name: array.tolist() for name, array in feeds.items()}
-        self._ask({"op": "feed", "feeds": listed, "new_tokens": new_tokens})
+    def prepare(self, folder: Path) -> None:
+        """Let the subject's kind write into ``folder`` what ``load`` opens."""
+        self._import()
+        self._ask({"op": "prepare", "options": {**self.spec.options, "folder": str(folder)}})
 
-    def run(self, times: int, *, untimed: int = 0) -> list[list[float]]:
-        """Milliseconds of each of ``times`` runs, after ``untimed`` ones: one number, or one for each written token."""
-        samples: list[list[float]] = self._ask({"op": "run", "times": times, "untimed": untimed})["ms"]
-        return samples
+    def feed(self, feeds: Feeds | Sequence[str], new_tokens: int = 0) -> None:
+        """The tensors or the texts for the runs that follow, and how many tokens each of these writes; 0 only reads."""
+        request: dict[str, Any] = {"op": "feed", "tensors": None, "texts": None, "new_tokens": new_tokens}
+        if isinstance(feeds, Mapping):
+            path = Path(self._folder.name) / "feeds.npz"
+            tensors: dict[str, Any] = dict(feeds)
+            np.savez(path, **tensors)
+            self._ask({**request, "tensors": str(path)})
+        else:
+            self._ask({**request, "texts": list(feeds)})
+
+    def run(self, times: int, *, untimed: int = 0) -> Runs:
+        """Time ``times`` runs, after ``untimed`` ones."""
+        found = self._ask({"op": "run", "times": times, "untimed": untimed})
+        return Runs(found["ms"], found["cpu_ms"])
 
     def outputs(self) -> dict[str, npt.NDArray[Any]]:
-        """The outputs for the tensors fed last: name to (batch, values), thinned out evenly where there are many."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "outputs.npz"
-            self._ask({"op": "outputs", "path": str(path)})
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
+        """The outputs for what was fed last: name to (batch, values), thinned out evenly where there are many."""
+        path = Path(self._folder.name) / "outputs.npz"
+        self._ask({"op": "outputs", "path": str(path)})
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
 
     def tokens(self, given: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
         """What is written after the tensors fed last, (batch, new tokens), or would be along the tokens ``given``."""
@@ -89,6 +113,10 @@ class Worker:
             self._process.wait()
         self._process.stdout.close()
         self._messages.close()
+        self._folder.cleanup()
+
+    def _import(self) -> dict[str, Any]:
+        return self._ask({"op": "import", "module": KINDS[self.spec.kind]})
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -112,6 +140,13 @@ class Worker:
         self._messages.seek(0)
         lines = self._messages.read().decode("utf-8", "replace").strip().splitlines()
         return f" (exit status {status}{': ' + lines[-1][:200] if lines else ''})"
+
+
+def _command(spec: SubjectSpec) -> list[str]:
+    """How to start the worker; a peer's interpreter runs it as a file, apart from all that is installed here."""
+    if spec.python is None:
+        return [sys.executable, "-m", "edgeport_bench.worker"]
+    return [spec.python, "-I", str(Path(__file__).with_name("worker.py")), str(Path(memory.__file__))]
 
 
 def _as_exception(sentence: str, name: str | None, subject: str) -> EdgeportError:

@@ -12,13 +12,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from edgeport_bench.harness import FIRST, NEXT, READ, Measurement, SubjectRecord
+from edgeport_bench.harness import FIRST, NEXT, READ, TEXTS, Measurement, Refusal, SubjectRecord
 from edgeport_bench.machine import Machine
-from edgeport_bench.measure import Ratio, latency, median_rate, ratio_of_medians, throughput
+from edgeport_bench.measure import Ratio, latency, latency_intervals, median_rate, ratio_of_medians, throughput
 
 __all__ = ["BenchReport", "as_json", "print_report", "speedups", "wrong_outputs"]
 
-SCHEMA = 1
+SCHEMA = 2
 LEAST_COSINE = 0.9
 """Below it a subject computes something else than the reference, and its speed is not compared."""
 LEAST_AGREEMENT = 0.7
@@ -31,7 +31,8 @@ _TITLES = {FIRST: "The first token, by the prompt's length", NEXT: "Each token a
 class BenchReport:
     """Everything that was measured, and on what."""
 
-    bundle: str
+    target: str
+    """What was given to the command."""
     source: str
     task: str
     machine: Machine
@@ -42,6 +43,8 @@ class BenchReport:
     """The subject that outputs are compared with."""
     baseline: str | None
     """The subject that speed is compared with."""
+    refusals: Sequence[Refusal]
+    """Peers that could not be measured."""
     warnings: Sequence[str]
 
 
@@ -86,10 +89,14 @@ def as_json(report: BenchReport) -> dict[str, Any]:
                 "length": m.length,
                 "p50_ms": found.p50,
                 "p90_ms": found.p90,
+                "p95_ms": found.p95,
                 "p99_ms": found.p99,
                 "mean_ms": found.mean,
                 "runs": found.runs,
+                "interval_ms": {k: list(ends) for k, ends in latency_intervals(m.rounds).items()},
                 **_rates(m),
+                "cpu_ms": median(m.cpu_ms) if m.cpu_ms else None,
+                "joules": median(m.joules) if m.joules else None,
                 "cosine": m.cosine,
                 "agreement": m.agreement,
                 "speedup": None if speedup is None else dataclasses.asdict(speedup),
@@ -98,13 +105,14 @@ def as_json(report: BenchReport) -> dict[str, Any]:
         )
     return {
         "schema": SCHEMA,
-        "bundle": report.bundle,
+        "target": report.target,
         "source": report.source,
         "task": report.task,
         "machine": dataclasses.asdict(report.machine),
         "settings": report.settings,
         "reference": report.reference,
         "baseline": report.baseline,
+        "refusals": [dataclasses.asdict(r) for r in report.refusals],
         "warnings": list(report.warnings),
         "subjects": [dataclasses.asdict(s) for s in report.subjects],
         "measurements": rows,
@@ -123,6 +131,9 @@ def print_report(report: BenchReport, console: Console) -> None:
     for phase in dict.fromkeys(m.phase for m in report.measurements):
         console.print(_speed_table(report, phase))
     console.print(_cost_table(report))
+    for refusal in report.refusals:
+        where = f" at {refusal.where}" if refusal.where else ""
+        console.print(f"[yellow]–[/] {refusal.subject} was not measured{where}: {refusal.reason}", highlight=False)
     for warning in report.warnings:
         console.print(f"[yellow]![/] {warning}", highlight=False)
 
@@ -130,8 +141,9 @@ def print_report(report: BenchReport, console: Console) -> None:
 def _speed_table(report: BenchReport, phase: str) -> Table:
     last = phase != FIRST  # of two tables, the second explains both
     table = _table("shape", "subject", title=_TITLES.get(phase), caption=_caption(report, phase) if last else None)
-    rates = ("texts/s", "tokens/s") if phase == READ else ("tokens/s",)
-    likeness = "cosine" if phase == READ else "same"
+    reads = phase in (READ, TEXTS)
+    rates = ("texts/s", "tokens/s") if reads else ("tokens/s",)
+    likeness = "cosine" if reads else "same"
     for name in ("p50", "p90", "p99", *rates, *([likeness] if report.reference else [])):
         table.add_column(name, justify="right")
     if report.baseline:
@@ -160,7 +172,7 @@ def _speed_table(report: BenchReport, phase: str) -> Table:
 
 def _rates(m: Measurement) -> dict[str, float]:
     """Texts and tokens a second; of writing, tokens alone: of the prompts that are read, or of the texts that grow."""
-    if m.phase == READ:
+    if m.phase in (READ, TEXTS):
         rate = throughput(m.rounds, m.batch, m.length)
         return {"texts_per_second": rate.texts, "tokens_per_second": rate.tokens}
     return {"tokens_per_second": median_rate(m.rounds, m.batch * (m.length if m.phase == FIRST else 1))}
@@ -181,7 +193,10 @@ def _speedup_cell(m: Measurement, speedup: Ratio | None, baseline: str) -> str:
 def _cost_table(report: BenchReport) -> Table:
     cold = any(s.cold_ms for s in report.subjects)
     table = _table("subject")
+    metrics = list(dict.fromkeys(name for s in report.subjects for name in list(s.quality)[:1]))
     for name in ("weights, MB", "import, ms", "load, ms", "peak RSS, MB", *(["first result, ms"] if cold else [])):
+        table.add_column(name, justify="right")
+    for name in metrics:
         table.add_column(name, justify="right")
     for s in report.subjects:
         cells = [
@@ -193,6 +208,7 @@ def _cost_table(report: BenchReport) -> Table:
         ]
         if cold:
             cells.append(f"{median(s.cold_ms):,.0f}" if s.cold_ms else "–")
+        cells += [f"{s.quality[name]:.2f}" if name in s.quality else "–" for name in metrics]
         table.add_row(*cells)
     return table
 
@@ -209,7 +225,7 @@ def _table(*columns: str, title: str | None = None, caption: str | None = None) 
         caption_justify="left",
     )
     for name in columns:
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, no_wrap=name != "subject", overflow="fold")
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import transformers
 from edgeport.errors import UsageError
 from edgeport_bench.bench import BenchOptions, bench
+from edgeport_bench.peers import specs
 from edgeport_bench.report import as_json
 from edgeport_bench.subjects.torch_original import open_subject
 from edgeport_export import Recipe, export
@@ -106,3 +108,50 @@ def test_an_original_that_cannot_be_loaded(tmp_path: Path, model: str, architect
     options = {"model": str(tmp_path / model), "architecture": architecture, "outputs": ["logits"], "threads": None}
     with pytest.raises(UsageError, match=words):
         open_subject(options)
+
+
+def test_peers_run_in_their_own_process_and_those_that_cannot_are_told(
+    original: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment of every peer is this one: sentence-transformers is here, CTranslate2 is not."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(specs, "environment_python", lambda name, say: sys.executable)
+    options = BenchOptions(
+        batches=(2,),
+        lengths=(9,),
+        seconds=0.02,
+        threads=1,
+        original=str(original),
+        against="sentence-transformers-torch,ctranslate2-int8,llama.cpp-q8_0",
+    )
+    report = as_json(bench(exported, options))
+    assert [m["subject"] for m in report["measurements"]] == ["sentence-transformers-torch", "fp32"]
+    assert (report["reference"], report["baseline"]) == ("sentence-transformers-torch",) * 2
+    assert report["measurements"][1]["cosine"] > 0.99999
+    told = {r["subject"]: r["reason"] for r in report["refusals"]}
+    assert "No module named 'ctranslate2'" in told["ctranslate2-int8"]
+    assert "not measured for sentence-embedding, only for text-generation" in told["llama.cpp-q8_0"]
+
+
+def test_texts_are_read_whole_by_pipelines(
+    original: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(specs, "environment_python", lambda name, say: sys.executable)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a man .\n\ntwo dog on the man in a dog .\n", encoding="utf-8")
+    options = BenchOptions(
+        texts=texts, seconds=0.02, threads=1, original=str(original), against="sentence-transformers-torch"
+    )
+    report = as_json(bench(exported, options))
+    rows = [(m["subject"], m["phase"], m["batch"], m["length"]) for m in report["measurements"]]
+    assert rows == [(s, "texts", 2, 8) for s in ("sentence-transformers-torch", "fp32")]
+    assert report["measurements"][1]["cosine"] > 0.99999
+    with pytest.raises(UsageError, match="openvino reads tokens and no texts"):
+        bench(exported, BenchOptions(texts=texts, against="openvino"))
+
+
+def test_a_hugging_face_model_is_measured_by_itself(original: Path) -> None:
+    report = as_json(bench(original, BenchOptions(batches=(1,), lengths=(5,), seconds=0.02, threads=1)))
+    assert [m["subject"] for m in report["measurements"]] == ["torch"]
+    assert (report["task"], report["baseline"]) == ("feature-extraction", "torch")

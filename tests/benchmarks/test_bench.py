@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from edgeport.bundle import Bundle
 from edgeport.errors import BundleError, MissingExtraError, UsageError
-from edgeport_bench import bench as bench_module
 from edgeport_bench.bench import BenchOptions, bench
 from edgeport_bench.cli import add_arguments, run
 from edgeport_bench.harness import Measurement
-from edgeport_bench.inputs import default_lengths, make_feeds
+from edgeport_bench.inputs import bundle_inputs
 from edgeport_bench.machine import describe_machine, load_warning
+from edgeport_bench.peers import specs
 from edgeport_bench.report import BenchReport, speedups
+from edgeport_export.quality.cli import evaluate
 from tiny_bundle import MAX_LENGTH
 
 
@@ -42,14 +45,17 @@ def result(tiny_bundle: Path) -> dict[str, Any]:
 def test_json_has_every_variant_at_every_shape(result: dict[str, Any]) -> None:
     shapes = [(m["subject"], m["batch"], m["length"]) for m in result["measurements"]]
     assert sorted(shapes) == sorted((s, b, n) for s in ("fp32", "wrong") for b in (1, 3) for n in (5, 48))
-    assert (result["schema"], result["task"], result["source"]) == (1, "sentence-embedding", "tiny")
+    assert (result["schema"], result["task"], result["source"]) == (2, "sentence-embedding", "tiny")
 
 
 def test_json_figures_follow_from_its_raw_samples(result: dict[str, Any]) -> None:
     for m in result["measurements"]:
         samples = np.concatenate(m["samples_ms"])
         assert m["runs"] == samples.size
-        assert [m["p50_ms"], m["p90_ms"], m["p99_ms"]] == pytest.approx(np.percentile(samples, [50, 90, 99]), abs=1e-3)
+        found = [m["p50_ms"], m["p90_ms"], m["p95_ms"], m["p99_ms"]]
+        assert found == pytest.approx(np.percentile(samples, [50, 90, 95, 99]), abs=1e-3)
+        assert all(low <= m[f"{p}_ms"] <= high for p, (low, high) in m["interval_ms"].items())
+        assert m["cpu_ms"] > 0
         assert m["texts_per_second"] == pytest.approx(1e3 * m["batch"] / m["mean_ms"])
         assert m["tokens_per_second"] == pytest.approx(m["length"] * m["texts_per_second"])
 
@@ -80,20 +86,20 @@ def test_table_for_people(tiny_bundle: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_inputs_have_the_exact_shape_without_padding(tiny_bundle: Path) -> None:
-    bundle = Bundle.open(tiny_bundle)
-    feeds = make_feeds(bundle, [(1, 1), (5, MAX_LENGTH)])
+    inputs = bundle_inputs(Bundle.open(tiny_bundle))
+    feeds = inputs.make_feeds([(1, 1), (5, MAX_LENGTH)])
     for shape, tensors in feeds.items():
         assert {a.shape for a in tensors.values()} == {shape}
         assert tensors["attention_mask"].all()
         assert (tensors["input_ids"] != 0).all()
     assert len(np.unique(feeds[5, MAX_LENGTH]["input_ids"], axis=0)) == 5  # no two rows alike
-    assert default_lengths(bundle) == [16, MAX_LENGTH]
+    assert inputs.default_lengths() == [16, MAX_LENGTH]
 
 
 def _report(cosine: float | None) -> BenchReport:
     slow = Measurement("torch", 1, 8, [[4.0, 4.0]] * 5, None)
     fast = Measurement("int8", 1, 8, [[1.0, 1.0]] * 5, cosine)
-    return BenchReport("b", "s", "t", describe_machine(), {}, [], [slow, fast], "torch", "torch", [])
+    return BenchReport("b", "s", "t", describe_machine(), {}, [], [slow, fast], "torch", "torch", [], [])
 
 
 def test_speedup_is_the_baseline_over_the_rest() -> None:
@@ -139,6 +145,24 @@ def test_unknown_variant(tiny_bundle: Path) -> None:
 
 
 def test_original_needs_the_export_extra(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(specs, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"edgeport\[export\]"):
         bench(tiny_bundle, BenchOptions(against="torch"))
+
+
+def test_results_keep_to_the_schema(result: dict[str, Any]) -> None:
+    text = (files("edgeport_bench") / "result.schema.json").read_text(encoding="utf-8")
+    validator = jsonschema.Draft202012Validator(json.loads(text))
+    validator.check_schema(validator.schema)
+    assert [e.message for e in validator.iter_errors(result)] == []
+    assert list(validator.iter_errors({**result, "schema": 1}))
+    assert list(validator.iter_errors({**result, "measurements": [{**result["measurements"][0], "p50_ms": "fast"}]}))
+
+
+def test_quality_stands_beside_speed(tiny_bundle: Path, tmp_path: Path) -> None:
+    data = tmp_path / "pairs.tsv"
+    data.write_text("1\ta man\tthe dog\n3\ta dog\ta dog .\n2\tman\ttwo man\n", encoding="utf-8")
+    options = BenchOptions(batches=(1,), lengths=(5,), seconds=0.01, threads=1, evaluation=data)
+    found = bench(tiny_bundle, options).subjects
+    wanted = {r["variant"]: r["metrics"] for r in evaluate(tiny_bundle, [data])}
+    assert {s.name: s.quality for s in found} == wanted

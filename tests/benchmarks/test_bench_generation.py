@@ -16,11 +16,11 @@ from edgeport.errors import UsageError
 from edgeport_bench.bench import BenchOptions, bench
 from edgeport_bench.cli import add_arguments, run
 from edgeport_bench.harness import FIRST, NEXT, Measurement
-from edgeport_bench.inputs import default_new_tokens, default_prompts, make_prompts
+from edgeport_bench.inputs import bundle_inputs
 from edgeport_bench.machine import describe_machine
 from edgeport_bench.process import Worker
 from edgeport_bench.report import BenchReport, speedups, wrong_outputs
-from edgeport_bench.subjects import SubjectSpec, bundle_writer, torch_writer
+from edgeport_bench.subjects import KINDS, SubjectSpec, bundle_writer, torch_writer
 
 PROMPTS = np.array([[20, 31, 42, 53, 64], [28, 50, 61, 72, 83]])
 
@@ -140,24 +140,27 @@ def test_a_process_writes(tiny_writer: Any) -> None:
     with Worker(_spec(tiny_writer.bundle)) as worker:
         worker.load()
         worker.feed({"input_ids": PROMPTS}, 6)
-        assert [len(run) for run in worker.run(3, untimed=1)] == [6] * 3
+        assert [len(run) for run in worker.run(3, untimed=1).ms] == [6] * 3
         written = worker.tokens()
         assert written.shape == (2, 6)
         assert (worker.tokens(written) == written).all()
 
 
-def test_the_process_of_a_bundle_needs_no_tokenizer_and_no_torch(tiny_writer: Any) -> None:
+def test_the_process_of_a_bundle_needs_no_tokenizer_and_no_torch(tiny_writer: Any, tmp_path: Path) -> None:
     load = {"op": "load", "options": dict(_spec(tiny_writer.bundle).options)}
-    requests = [{"op": "import", "kind": "bundle-writer"}, load]
+    feeds = tmp_path / "feeds.npz"
+    np.savez(feeds, input_ids=np.array([[5, 6]]))
+    requests = [{"op": "import", "module": KINDS["bundle-writer"]}, load]
     requests += [
-        {"op": "feed", "feeds": {"input_ids": [[5, 6]]}, "new_tokens": 2},
+        {"op": "feed", "tensors": str(feeds), "texts": None, "new_tokens": 2},
         {"op": "run", "times": 1, "untimed": 0},
     ]
     code = (
         "import io, json, sys\n"
+        "from edgeport.session import memory\n"
         "from edgeport_bench.worker import Server\n"
         "replies = io.StringIO()\n"
-        f"Server().serve(map(json.dumps, {requests!r}), replies)\n"
+        f"Server(memory).serve(map(json.dumps, {requests!r}), replies)\n"
         "assert 'error' not in replies.getvalue(), replies.getvalue()\n"
         "print(*sorted({'torch', 'transformers', 'tokenizers', 'jinja2', 'onnx', 'rich'} & set(sys.modules)))"
     )
@@ -166,13 +169,13 @@ def test_the_process_of_a_bundle_needs_no_tokenizer_and_no_torch(tiny_writer: An
 
 
 def test_prompts_have_the_exact_shape_and_leave_room(tiny_writer: Any) -> None:
-    bundle = Bundle.open(tiny_writer.bundle)
-    prompts = make_prompts(bundle, [(1, 1), (3, 80)], 16)
+    inputs = bundle_inputs(Bundle.open(tiny_writer.bundle))
+    prompts = inputs.make_prompts([(1, 1), (3, 80)], 16)
     assert {shape: feeds["input_ids"].shape for shape, feeds in prompts.items()} == {(1, 1): (1, 1), (3, 80): (3, 80)}
     assert len(np.unique(prompts[3, 80]["input_ids"], axis=0)) == 3
-    assert default_new_tokens(bundle) == 48
-    assert default_prompts(bundle, 48) == [16, 48]
-    assert default_prompts(bundle, 8) == [16, 88]
+    assert inputs.default_new_tokens() == 48
+    assert inputs.default_prompts(48) == [16, 48]
+    assert inputs.default_prompts(8) == [16, 88]
 
 
 def _report(agreement: float) -> BenchReport:
@@ -182,7 +185,7 @@ def _report(agreement: float) -> BenchReport:
         Measurement("torch", 1, 8, [[4.0]] * 5, phase=NEXT),
         Measurement("int8", 1, 8, [[2.0]] * 5, phase=NEXT, agreement=agreement),
     ]
-    return BenchReport("b", "s", "t", describe_machine(), {}, [], rows, "torch", "torch", [])
+    return BenchReport("b", "s", "t", describe_machine(), {}, [], rows, "torch", "torch", [], [])
 
 
 def test_each_phase_has_its_own_speedup() -> None:
@@ -211,7 +214,7 @@ def test_wrong_calls_are_refused(tiny_writer: Any, options: BenchOptions, words:
 
 
 def test_new_tokens_are_for_models_that_write(tiny_bundle: Path) -> None:
-    with pytest.raises(UsageError, match="--new-tokens is for text-generation, and this bundle is for sentence-emb"):
+    with pytest.raises(UsageError, match="--new-tokens is for text-generation, and this is sentence-emb"):
         bench(tiny_bundle, BenchOptions(new_tokens=4))
     with pytest.raises(UsageError, match="1 new tokens leave none"):
         BenchOptions(new_tokens=1)

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgeport.errors import EdgeportError
 from edgeport_bench import harness
+from edgeport_bench.process import Runs
 from edgeport_bench.subjects import SubjectSpec
 
 NOTES: list[tuple[str, str, int, int]] = []
@@ -19,7 +21,7 @@ class NotingWorker:
     def __init__(self, spec: SubjectSpec) -> None:
         self.spec = spec
         self.started = 0.0
-        self._ms = {"a": 1.0, "b": 100.0}[spec.name]
+        self._ms = {"a": 1.0, "b": 100.0}.get(spec.name, 1.0)
 
     def __enter__(self) -> NotingWorker:
         return self
@@ -33,9 +35,9 @@ class NotingWorker:
     def feed(self, feeds: Any, new_tokens: int = 0) -> None:
         self._new_tokens = new_tokens
 
-    def run(self, times: int, *, untimed: int = 0) -> list[list[float]]:
+    def run(self, times: int, *, untimed: int = 0) -> Runs:
         NOTES.append((self.spec.name, "run", times, untimed))
-        return [[self._ms] + [0.25] * (self._new_tokens - 1) for _ in range(times)]
+        return Runs([[self._ms] + [0.25] * (self._new_tokens - 1) for _ in range(times)], [2 * self._ms] * times)
 
     def tokens(self, given: np.ndarray | None = None) -> np.ndarray:
         """Subject ``a`` writes threes; ``b`` prefers a four behind every other one."""
@@ -64,7 +66,7 @@ FEEDS = {(1, 4): {"input_ids": np.ones((1, 4), dtype=np.int64)}}
 
 
 def test_subjects_take_turns_and_swap_the_first_place() -> None:
-    _, measurements = harness.measure_subjects(SPECS, FEEDS, seconds=0.05)
+    measurements = harness.measure_subjects(SPECS, FEEDS, seconds=0.05).measurements
     turns = "".join(name for name, what, _, _ in NOTES if what == "run")
     assert turns == "ab" + "abba" * (harness.ROUNDS // 2)
     assert [len(m.rounds) for m in measurements] == [harness.ROUNDS] * 2
@@ -86,18 +88,19 @@ def test_turns_fill_the_time_and_short_ones_begin_with_a_run_that_does_not_count
 def test_time_ends_the_rounds_but_not_before_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 100))  # every look at it costs 100 s
     monkeypatch.setattr(harness, "perf_counter", lambda: next(clock))
-    _, measurements = harness.measure_subjects(SPECS, FEEDS, seconds=1.0)
+    measurements = harness.measure_subjects(SPECS, FEEDS, seconds=1.0).measurements
     assert {len(m.rounds) for m in measurements} == {harness.LEAST_ROUNDS}
 
 
 def test_outputs_are_compared_with_the_reference() -> None:
-    records, measurements = harness.measure_subjects(SPECS, FEEDS, seconds=0.01, reference="a")
-    assert [m.cosine for m in measurements] == [None, pytest.approx(0.5**0.5)]
-    assert [(r.name, r.load_ms, r.loaded_rss, r.peak_rss) for r in records] == [("a", 2.0, 3, 6), ("b", 2.0, 3, 6)]
+    results = harness.measure_subjects(SPECS, FEEDS, seconds=0.01, reference="a")
+    assert [m.cosine for m in results.measurements] == [None, pytest.approx(0.5**0.5)]
+    found = [(r.name, r.load_ms, r.loaded_rss, r.peak_rss, r.steady_rss) for r in results.subjects]
+    assert found == [("a", 2.0, 3, 6, 5), ("b", 2.0, 3, 6, 5)]
 
 
 def test_written_tokens_are_timed_one_by_one_and_compared_along_the_reference_s() -> None:
-    _, measurements = harness.measure_subjects(SPECS, FEEDS, seconds=0.01, reference="a", new_tokens=4)
+    measurements = harness.measure_subjects(SPECS, FEEDS, seconds=0.01, reference="a", new_tokens=4).measurements
     assert [(m.subject, m.phase) for m in measurements] == [
         ("a", harness.FIRST), ("b", harness.FIRST), ("a", harness.NEXT), ("b", harness.NEXT),
     ]  # fmt: skip
@@ -107,8 +110,36 @@ def test_written_tokens_are_timed_one_by_one_and_compared_along_the_reference_s(
     assert {m.cosine for m in measurements} == {None}
 
 
+def test_a_peer_that_fails_is_told_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cannot be loaded; the other takes a batch of one only."""
+    absent, single = (SubjectSpec(n, "bundle", {}, is_peer=True) for n in ("absent", "b"))
+    load, feed = NotingWorker.load, NotingWorker.feed
+
+    def fail(what: str) -> None:
+        raise EdgeportError(f"there is no {what}.")
+
+    monkeypatch.setattr(NotingWorker, "load", lambda w: fail("wheel") if w.spec.name == "absent" else load(w))
+    monkeypatch.setattr(
+        NotingWorker,
+        "feed",
+        lambda w, feeds, n=0: fail("room") if w.spec.name == "b" and len(feeds["input_ids"]) > 1 else feed(w, feeds, n),
+    )
+    feeds = {(2, 4): {"input_ids": np.ones((2, 4))}, **FEEDS}
+    found = harness.measure_subjects([SPECS[0], absent, single], feeds, seconds=0.01)
+    told = [(r.subject, r.where, r.reason) for r in found.refusals]
+    assert told == [("absent", "", "there is no wheel."), ("b", "2 × 4", "there is no room.")]
+    assert [r.name for r in found.subjects] == ["a", "b"]
+    assert [(m.subject, m.batch) for m in found.measurements] == [("a", 2), ("a", 1), ("b", 1)]
+
+
+def test_processor_time_is_the_mean_of_a_round() -> None:
+    found = harness.measure_subjects(SPECS, FEEDS, seconds=0.01).measurements
+    assert [set(m.cpu_ms) for m in found] == [{2.0}, {200.0}]
+
+
 def test_an_error_ends_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(NotingWorker, "load", lambda self: SimpleNamespace()[0])
+    load = NotingWorker.load
+    monkeypatch.setattr(NotingWorker, "load", lambda w: load(w) if w.spec.name == "a" else SimpleNamespace()[0])
     with pytest.raises(TypeError):
         harness.measure_subjects(SPECS, FEEDS, seconds=0.01)
     assert sorted(NOTES) == [("a", "end", 0, 0), ("b", "end", 0, 0)]

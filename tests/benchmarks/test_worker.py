@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeport.errors import BundleError, EdgeportError
+from edgeport.session import memory
 from edgeport_bench.process import Worker
-from edgeport_bench.subjects import SubjectSpec
+from edgeport_bench.subjects import KINDS, SubjectSpec
 from edgeport_bench.worker import Server
 from tiny_bundle import embedding_table
 
@@ -28,16 +29,17 @@ def _spec(bundle: Path, variant: str = "fp32") -> SubjectSpec:
 
 def _serve(*requests: Any) -> list[dict[str, Any]]:
     replies = io.StringIO()
-    Server().serve([r if isinstance(r, str) else json.dumps(r) for r in requests], replies)
+    Server(memory).serve([r if isinstance(r, str) else json.dumps(r) for r in requests], replies)
     return [json.loads(line) for line in replies.getvalue().splitlines()]
 
 
-def test_every_line_gets_one_reply(tiny_bundle: Path) -> None:
-    feeds = {name: array.tolist() for name, array in FEEDS.items()}
-    imported, loaded, fed, ran, memory = _serve(
-        {"op": "import", "kind": "bundle"},
+def test_every_line_gets_one_reply(tiny_bundle: Path, tmp_path: Path) -> None:
+    feeds = tmp_path / "feeds.npz"
+    np.savez(feeds, **FEEDS)
+    imported, loaded, fed, ran, used = _serve(
+        {"op": "import", "module": KINDS["bundle"]},
         {"op": "load", "options": dict(_spec(tiny_bundle).options)},
-        {"op": "feed", "feeds": feeds, "new_tokens": 0},
+        {"op": "feed", "tensors": str(feeds), "texts": None, "new_tokens": 0},
         {"op": "run", "times": 4, "untimed": 2},
         {"op": "memory"},
     )
@@ -47,7 +49,8 @@ def test_every_line_gets_one_reply(tiny_bundle: Path) -> None:
     assert fed == {}
     assert len(ran["ms"]) == 4
     assert all(len(run) == 1 and run[0] > 0 for run in ran["ms"])
-    assert memory["peak_rss"] >= memory["rss"] > 0
+    assert len(ran["cpu_ms"]) == 4
+    assert used["peak_rss"] >= used["rss"] > 0
 
 
 def test_errors_are_replies_and_the_next_request_is_answered(tiny_bundle: Path) -> None:
@@ -56,7 +59,7 @@ def test_errors_are_replies_and_the_next_request_is_answered(tiny_bundle: Path) 
         "{",
         {"op": "fly"},
         {"op": "run", "times": 1, "untimed": 0},
-        {"op": "import", "kind": "bundle"},
+        {"op": "import", "module": KINDS["bundle"]},
         {"op": "load", "options": dict(bad)},
         {"op": "memory"},
     )
@@ -68,7 +71,7 @@ def test_process_runs_the_graph(tiny_bundle: Path) -> None:
     with Worker(_spec(tiny_bundle)) as worker:
         assert worker.load()["load_ms"] > 0
         worker.feed(FEEDS)
-        assert len(worker.run(3)) == 3
+        assert len(worker.run(3).ms) == 3
         found = worker.outputs()["sentence_embedding"]
     rows = embedding_table()[IDS]
     np.testing.assert_allclose(found, [rows[0].mean(axis=0), rows[1, :4].mean(axis=0)], rtol=1e-5)
@@ -121,10 +124,11 @@ def test_worker_of_a_bundle_is_free_of_torch(tiny_bundle: Path) -> None:
     load = {"op": "load", "options": dict(_spec(tiny_bundle).options)}
     code = (
         "import io, json, sys\n"
+        "from edgeport.session import memory\n"
         "from edgeport_bench.worker import Server\n"
-        f"requests = [{{'op': 'import', 'kind': 'bundle'}}, {load!r}]\n"
+        f"requests = [{{'op': 'import', 'module': {KINDS['bundle']!r}}}, {load!r}]\n"
         "replies = io.StringIO()\n"
-        "Server().serve(map(json.dumps, requests), replies)\n"
+        "Server(memory).serve(map(json.dumps, requests), replies)\n"
         "assert 'error' not in replies.getvalue(), replies.getvalue()\n"
         "print(*sorted({'torch', 'transformers', 'onnx', 'rich', 'scipy', 'edgeport_export'} & set(sys.modules)))"
     )

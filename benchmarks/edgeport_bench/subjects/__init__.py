@@ -5,23 +5,31 @@ A kind's file has ``open_subject(options)``. A new peer is a file here and a lin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
-__all__ = ["KINDS", "Array", "Reader", "Subject", "SubjectSpec", "Writer", "import_kind"]
+__all__ = ["KINDS", "Array", "Embedder", "Reader", "Subject", "SubjectSpec", "Writer"]
 
 Array = npt.NDArray[Any]
 
 KINDS = {
     "bundle": "edgeport_bench.subjects.bundle_variant",
+    "bundle-pipeline": "edgeport_bench.subjects.bundle_pipeline",
     "bundle-writer": "edgeport_bench.subjects.bundle_writer",
+    "onnx": "edgeport_bench.subjects.onnx_file",
     "torch": "edgeport_bench.subjects.torch_original",
+    "torch-compile": "edgeport_bench.subjects.torch_compiled",
     "torch-writer": "edgeport_bench.subjects.torch_writer",
+    "ctranslate2": "edgeport_bench.peers.run_ctranslate2",
+    "fastembed": "edgeport_bench.peers.run_fastembed",
+    "genai": "edgeport_bench.peers.run_genai",
+    "llama.cpp": "edgeport_bench.peers.run_llama_cpp",
+    "openvino": "edgeport_bench.peers.run_openvino",
+    "optimum": "edgeport_bench.peers.run_optimum",
+    "sentence-transformers": "edgeport_bench.peers.run_sentence_transformers",
 }
 """Kind to the module that opens it."""
 
@@ -41,6 +49,13 @@ class Reader(Subject, Protocol):
 
     def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Token ids in, the bundle's outputs by name out; returns when the work is done."""
+
+
+class Embedder(Subject, Protocol):
+    """A model that reads texts, with a tokenizer of its own."""
+
+    def encode(self, texts: Sequence[str]) -> dict[str, Array]:
+        """Texts in, the bundle's outputs by name out, in batches as its library makes them by default."""
 
 
 class Writer(Subject, Protocol):
@@ -71,8 +86,7 @@ class SubjectSpec:
     kind: str
     options: Mapping[str, Any]
     """What the kind's ``open_subject`` takes; JSON values."""
-
-
-def import_kind(kind: str) -> ModuleType:
-    """The module of a kind, with everything that it needs."""
-    return import_module(KINDS[kind])
+    python: str | None = None
+    """The interpreter of the environment that a peer lives in; this one's where left out."""
+    is_peer: bool = False
+    """Whether the benchmark goes on where it cannot be opened or run."""

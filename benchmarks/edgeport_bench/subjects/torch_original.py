@@ -18,14 +18,16 @@ from transformers.utils import cached_file
 
 from edgeport_bench.subjects import Array
 
-__all__ = ["TorchOriginal", "describe_model", "load_model", "open_subject"]
+__all__ = ["TorchOriginal", "describe_model", "load_model", "load_original", "open_subject"]
 
 
 class TorchOriginal:
     """A transformers model on the CPU, and behind it what a sentence-transformers folder adds."""
 
-    def __init__(self, model: Any, head: Any | None, outputs: Sequence[str]) -> None:
+    def __init__(self, model: Any, head: Any | None, outputs: Sequence[str], *, run: Any = None) -> None:
+        """``run`` is called in the model's place."""
         self._model = model
+        self._run = run or model
         self._head = head
         self._outputs = tuple(outputs)
         takes = inspect.signature(model.forward).parameters
@@ -34,7 +36,7 @@ class TorchOriginal:
     def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
         with torch.inference_mode():
-            result = self._model(**tensors, **self._options)
+            result = self._run(**tensors, **self._options)
             if self._head is not None:
                 return {self._outputs[0]: self._head(result.last_hidden_state, tensors["attention_mask"]).numpy()}
             return {name: result[name].numpy() for name in self._outputs}
@@ -43,7 +45,7 @@ class TorchOriginal:
         return describe_model(self._model)
 
     def close(self) -> None:
-        del self._model
+        del self._model, self._run
 
 
 def open_subject(options: Mapping[str, Any]) -> TorchOriginal:
@@ -52,9 +54,13 @@ def open_subject(options: Mapping[str, Any]) -> TorchOriginal:
     Raises:
         UsageError: there is no such model, or transformers lacks its class.
     """
-    model, outputs = load_model(options), options["outputs"]
-    head = _sentence_head(options["model"]) if outputs == ["sentence_embedding"] else None
-    return TorchOriginal(model, head, outputs)
+    return TorchOriginal(*load_original(options), options["outputs"])
+
+
+def load_original(options: Mapping[str, Any]) -> tuple[Any, Any | None]:
+    """The model, and the head that the outputs ask for; errors are those of ``open_subject``."""
+    model = load_model(options)
+    return model, _sentence_head(options["model"]) if options["outputs"] == ["sentence_embedding"] else None
 
 
 def describe_model(model: Any) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""Inputs for an ONNX graph of which nothing is known but itself: bound by name, as large as the shape asks for.
+
+An axis that has no number takes the batch where it comes first or is called so, the length where its name speaks of a
+sequence or it comes second, and 0 where it speaks of a past; any other has to be given by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from edgeport.errors import UsageError
+
+from edgeport_bench.inputs import Feeds, Shape
+
+__all__ = ["GraphInput", "GraphInputs", "read_graph_inputs"]
+
+_TYPES: Mapping[str, npt.DTypeLike] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+_MOST_TOKEN = 100
+"""Ids of tokens stay below: any vocabulary has as many."""
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """One input of a graph."""
+
+    name: str
+    type: str
+    """As onnxruntime writes it."""
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True)
+class GraphInputs:
+    """A graph's inputs."""
+
+    inputs: tuple[GraphInput, ...]
+    axes: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of axes by name, given by the user."""
+
+    def default_batches(self) -> list[int]:
+        """One, where the graph leaves it open."""
+        return [next((axis for i in self.inputs for axis in i.shape[:1] if isinstance(axis, int)), 1)]
+
+    def default_lengths(self) -> list[int]:
+        """A short and a longer one, where the graph leaves it open."""
+        seconds = [i.shape[1] for i in self.inputs if len(i.shape) > 1]
+        is_open = any(not isinstance(axis, int) for axis in seconds)
+        return [16, 128] if is_open else [next((axis for axis in seconds if isinstance(axis, int)), 1)]
+
+    def make_feeds(self, shapes: Sequence[Shape]) -> dict[Shape, Feeds]:
+        """Random tensors for each shape, the same at every call; masks are ones, positions count, types are zeros.
+
+        Raises:
+            UsageError: an axis whose size nothing tells, or a type that is not known.
+        """
+        return {(b, n): {i.name: self._tensor(i, b, n) for i in self.inputs} for b, n in shapes}
+
+    def _tensor(self, port: GraphInput, batch: int, length: int) -> npt.NDArray[Any]:
+        dtype = _TYPES.get(port.type)
+        if dtype is None:
+            raise UsageError(
+                f"the input {port.name!r} is a {port.type}: those that can be made are {', '.join(_TYPES)}."
+            )
+        shape = [self._size(port, place, batch, length) for place in range(len(port.shape))]
+        rng, name = np.random.default_rng(0), port.name.lower()
+        if "mask" in name or np.dtype(dtype) == np.bool_:
+            return np.ones(shape, dtype)
+        if "position" in name and shape:
+            return np.broadcast_to(np.arange(shape[-1]), shape).astype(dtype)
+        if np.issubdtype(dtype, np.floating):
+            return rng.normal(size=shape).astype(dtype)
+        return np.zeros(shape, dtype) if "type" in name else rng.integers(0, _MOST_TOKEN, shape).astype(dtype)
+
+    def _size(self, port: GraphInput, place: int, batch: int, length: int) -> int:
+        axis = port.shape[place]
+        if isinstance(axis, int):
+            return axis
+        name = (axis or "").lower()
+        if axis in self.axes:
+            return self.axes[str(axis)]
+        if "past" in name and "+" not in name:
+            return 0
+        if "batch" in name or place == 0:
+            return batch
+        if "seq" in name or "len" in name or place == 1:
+            return length
+        raise UsageError(
+            f"axis {place} of the input {port.name!r} is {axis or 'without a name'}, and nothing tells its size: "
+            f"pass --axis {axis or 'NAME'}=SIZE."
+        )
+
+
+def read_graph_inputs(path: Path) -> GraphInputs:
+    """The inputs of the graph in a file.
+
+    Raises:
+        UsageError: onnxruntime cannot read it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # onnxruntime's errors share no class but this one
+        reason = (str(e).strip().splitlines() or [""])[0][:160].rstrip(".")
+        raise UsageError(f"onnxruntime cannot open {str(path)!r} ({reason}): give a valid ONNX model.") from e
+    return GraphInputs(tuple(GraphInput(i.name, i.type, tuple(i.shape)) for i in session.get_inputs()))
