@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from edgeport_export.compression.candidate import COMPLETE, FAILED, Candidate
 from edgeport_export.compression.space import Choice, Space
+from edgeport_export.compression.workshop import candidate_name
 
 __all__ = ["Search"]
 
@@ -61,9 +62,10 @@ class Search:
         """
         study = self._study()
         found = self.finished(study)
-        for choice in self.space.known_good():
-            study.enqueue_trial(dict(choice), skip_if_exists=True)
         known = {candidate.name for candidate in found}
+        for choice in self.space.known_good():
+            if candidate_name(self.space.recipe(choice)) not in known:
+                study.enqueue_trial(dict(choice))
         while len(found) < trials and (perf_counter() < until or not found):
             asked = list(self._ask(study, min(jobs, trials - len(found)), known))
             if not asked:
@@ -101,8 +103,6 @@ class Search:
 
     def _ask(self, study: optuna.Study, count: int, known: set[str]) -> Iterator[tuple[optuna.Trial, Choice]]:
         """New choices, ``count`` at most; what was tried already is passed over."""
-        from edgeport_export.compression.workshop import candidate_name
-
         repeats = 0
         while count and repeats < _REPEATS:
             trial = study.ask()

@@ -68,6 +68,7 @@ def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
     assert len(found) == 14
     assert len(world.made) == 9  # five were there
     assert len({c.name for c in found}) == 14
+    assert all(choice in [c.choice for c in found] for choice in SPACE.known_good())  # the interrupted one too
 
 
 def test_a_finished_search_is_not_repeated(tmp_path: Path) -> None:
