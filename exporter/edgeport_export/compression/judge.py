@@ -52,7 +52,7 @@ class Judge:
     def says(self) -> str:
         """What was measured, as a sentence."""
         if self.labelled:
-            return f"{self.metric} on labelled rows."
+            return f"{self.metric} {'of text' if self.metric == 'perplexity' else 'on labelled rows'}."
         return (
             f"{self.metric}: the data have no labels, so this says how often the answers are the original's, not how "
             "often they are right."
