@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-__all__ = ["HandBuilt", "compare"]
+__all__ = ["HandBuilt", "compare", "run_graph"]
 
 _TYPES = {np.dtype(np.float32): ir.DataType.FLOAT, np.dtype(np.int64): ir.DataType.INT64}
 
@@ -58,14 +58,15 @@ def compare(built: HandBuilt, outputs: list[ir.Value], *passes: ir.passes.PassBa
     """Run the graph before and after ``passes``: the same numbers. Returns the operators that are left."""
     built.graph.outputs.extend(outputs)
     model = ir.Model(built.graph, ir_version=10)
-    before = _run(model, built.feeds)
+    before = run_graph(model, built.feeds)
     model = ir.passes.Sequential(*passes, RemoveUnusedNodesPass())(model).model
-    for want, got in zip(before, _run(model, built.feeds), strict=True):
+    for want, got in zip(before, run_graph(model, built.feeds), strict=True):
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
     return Counter(node.op_type for node in model.graph)
 
 
-def _run(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+def run_graph(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The model's outputs in onnxruntime; ``feeds`` may hold more than its inputs."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)

@@ -23,7 +23,7 @@ from edgeport_export.packed_source import packed_format
 from edgeport_export.pipeline import ExportResult, export
 from edgeport_export.progress import Progress
 from edgeport_export.quality.rows import parse_columns
-from edgeport_export.recipe import BLOCK_SIZES, METHODS, OPSETS, PRECISIONS, Recipe
+from edgeport_export.recipe import BLOCK_SIZES, CALIBRATORS, METHODS, OPSETS, PRECISIONS, QUANTIZERS, TABLE_BITS, Recipe
 from edgeport_export.source import settle_task
 from edgeport_export.tasks import TASKS
 
@@ -34,6 +34,7 @@ EPILOG = """\
 examples:
   edgeport export sentence-transformers/all-MiniLM-L6-v2 minilm
   edgeport export ./my-finetuned-bert intents --precision int8 --keep-fp32 'classifier'
+  edgeport export ./my-finetuned-bert intents --precision int8 --quantize static --smooth --calibration train.csv
   edgeport export HuggingFaceTB/SmolLM2-135M-Instruct chat --precision int8,int4
   edgeport export ./gpt2 writer --precision int4 --method gptq --calibration texts.txt --evaluation others.txt
   edgeport export dslim/bert-base-NER ner --fixed-shape 1x128 --precision fp16
@@ -60,6 +61,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep-fp32", metavar="REGEX", help="weights whose names it finds stay in fp32 when the rest is quantized"
+    )
+    reading = parser.add_argument_group("int8 of models that read")
+    reading.add_argument(
+        "--quantize",
+        choices=QUANTIZERS,
+        help="where the ranges of activations come from. dynamic: from each input as it comes; static: from the rows "
+        "of --calibration, once and for all (default: dynamic)",
+    )
+    reading.add_argument(
+        "--calibrator",
+        choices=CALIBRATORS,
+        help="how static ranges are set. percentile: all but the rarest values; minmax: all; entropy: the least "
+        "divergence; mse: the least squared error (default: percentile)",
+    )
+    reading.add_argument(
+        "--smooth",
+        metavar="ALPHA",
+        type=float,
+        nargs="?",
+        const=0.5,
+        help="SmoothQuant: large channels hand some of their size over to the weights, 0 none, 1 all (0.5 where no "
+        "number is given); wants --calibration",
+    )
+    reading.add_argument(
+        "--tables", type=int, choices=TABLE_BITS, help="bits of embedding tables; 4 is smaller (default: 8)"
     )
     weights = parser.add_argument_group("weights quantized alone (int4; int8 of models that write text)")
     weights.add_argument(
@@ -131,6 +157,10 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
         "opset": args.opset,
         "fixed_shape": _shape(args.fixed_shape),
         "keep_fp32": args.keep_fp32,
+        "quantize": args.quantize,
+        "calibrator": args.calibrator,
+        "smooth": args.smooth,
+        "tables": args.tables,
         "method": args.method,
         "block_size": args.block_size,
         "symmetric": False if args.asymmetric else None,

@@ -17,8 +17,8 @@ from edgeport.errors import ExportError
 from edgeport.session import open_graph
 from numpy.typing import NDArray
 
+from edgeport_export.batch import Batch
 from edgeport_export.messages import first_line
-from edgeport_export.samples import Batch
 
 __all__ = [
     "MIN_ONNXRUNTIME",

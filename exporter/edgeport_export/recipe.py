@@ -16,13 +16,28 @@ from typing import Any
 
 from edgeport.errors import UsageError
 
-__all__ = ["BLOCK_SIZES", "CALIBRATED", "METHODS", "OPSETS", "PRECISIONS", "Limits", "Recipe"]
+__all__ = [
+    "BLOCK_SIZES",
+    "CALIBRATED",
+    "CALIBRATORS",
+    "METHODS",
+    "OPSETS",
+    "PRECISIONS",
+    "QUANTIZERS",
+    "TABLE_BITS",
+    "Limits",
+    "Recipe",
+]
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 METHODS = ("rtn", "hqq", "gptq", "awq")
 CALIBRATED = ("gptq", "awq")
 """Methods that look at what the model does with sample texts."""
 BLOCK_SIZES = (16, 32, 64, 128)
+QUANTIZERS = ("dynamic", "static")
+"""How int8 of models that read comes by the ranges of activations: as they are at run time, or set beforehand."""
+CALIBRATORS = ("percentile", "minmax", "entropy", "mse")
+TABLE_BITS = (8, 4)
 OPSETS = range(18, 24)
 
 
@@ -79,6 +94,14 @@ class Recipe:
     """What that file calls its columns: ``{"label": "category"}``."""
     seed: int = 0
     """Draws the samples, and whatever else is drawn."""
+    quantize: str = "dynamic"
+    """How int8 of models that read is made: ``static`` sets ranges of activations by sample rows."""
+    calibrator: str = "percentile"
+    """How static ranges are set."""
+    smooth: float | None = None
+    """SmoothQuant's alpha, 0 to 1: how much of their size activations hand over to weights before int8."""
+    tables: int = 8
+    """Bits of embedding tables in int8 of models that read: 8 or 4."""
     evaluation: str | None = None
     """A text file that variants of a model that writes text are scored on; None takes a text that comes along."""
     revision: str | None = None
@@ -99,11 +122,28 @@ class Recipe:
             raise UsageError(f"block size {self.block_size} is not supported: choose from {BLOCK_SIZES}.")
         if self.method in CALIBRATED and self.calibration is None:
             raise UsageError(f"{self.method} rounds by what the model does with sample texts: pass --calibration FILE.")
+        self._check_int8()
         _one_of("precision in limits", tuple(self.limits), PRECISIONS)
         try:
             re.compile(self.keep_fp32 or "")
         except re.error as e:
             raise UsageError(f"--keep-fp32 {self.keep_fp32!r} is no regular expression: {e}.") from e
+
+    def _check_int8(self) -> None:
+        _one_of("quantizer", (self.quantize,), QUANTIZERS)
+        _one_of("calibrator", (self.calibrator,), CALIBRATORS)
+        if self.tables not in TABLE_BITS:
+            raise UsageError(f"tables of {self.tables} bits are not supported: choose 8 or 4.")
+        if self.smooth is not None and not 0 <= self.smooth <= 1:
+            raise UsageError(f"--smooth {self.smooth:g} is not between 0 and 1: 0.5 is the usual choice.")
+        if self.samples_int8 and self.calibration is None:
+            why = "static int8 sets ranges" if self.quantize == "static" else "--smooth looks for large channels"
+            raise UsageError(f"{why} by what the model does with sample rows: pass --calibration FILE.")
+
+    @property
+    def samples_int8(self) -> bool:
+        """Whether int8 of models that read looks at what the model does with sample rows."""
+        return self.quantize == "static" or self.smooth is not None
 
     def settled(self, bits: int | None) -> Recipe:
         """The recipe for a checkpoint of ``bits``, None for a plain one, with its precisions chosen.

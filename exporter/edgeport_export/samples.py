@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import takewhile
@@ -20,6 +20,7 @@ import torch
 from edgeport.errors import ExportError, UsageError
 from numpy.typing import NDArray
 
+from edgeport_export.batch import Batch
 from edgeport_export.recipe import CALIBRATED, Recipe
 from edgeport_export.source import Source
 
@@ -29,13 +30,12 @@ __all__ = [
     "capture_batch",
     "check_vocabulary",
     "evaluation_text",
+    "in_shape",
     "input_names",
     "padding_batches",
     "timing_batches",
     "validation_batches",
 ]
-
-Batch = Mapping[str, NDArray[np.int64]]
 
 SENTENCES = (
     "Good morning.",
@@ -222,11 +222,7 @@ def _encode(
     encoded = [_tokenize(source, text, length or min(source.max_length, 512)) for text in texts]
     width = length or max(len(e["input_ids"]) for e in encoded)
     # Without a padding token any id does: the attention mask hides it.
-    fill = {
-        "input_ids": tokenizer.pad_token_id or 0,
-        "attention_mask": 0,
-        "token_type_ids": tokenizer.pad_token_type_id,
-    }
+    fill = _filling(source)
     batch: dict[str, NDArray[np.int64]] = {}
     for name in input_names(source):
         array = np.full((len(texts), width), fill[name], dtype=np.int64)
@@ -237,6 +233,31 @@ def _encode(
         batch[name] = array
     check_vocabulary(source, int(batch["input_ids"].max()))
     return batch
+
+
+def in_shape(source: Source, batch: Batch, shape: tuple[int, int]) -> Iterator[Batch]:
+    """A batch's rows as batches of (rows, tokens): padded or cut to it; the last row fills up the last batch."""
+    rows, length = shape
+    fill, left = _filling(source), source.tokenizer.padding_side == "left"
+    for start in range(0, batch["input_ids"].shape[0], rows):
+        piece = {}
+        for name, array in batch.items():
+            part = array[start : start + rows, :length]
+            missing = length - part.shape[1]
+            sides = (missing, 0) if left else (0, missing)
+            part = np.pad(part, ((0, 0), sides), constant_values=fill[name])
+            piece[name] = np.pad(part, ((0, rows - part.shape[0]), (0, 0)), mode="edge")
+        yield piece
+
+
+def _filling(source: Source) -> dict[str, int]:
+    """What stands where there is no token, by input."""
+    tokenizer = source.tokenizer
+    return {
+        "input_ids": tokenizer.pad_token_id or 0,
+        "attention_mask": 0,
+        "token_type_ids": tokenizer.pad_token_type_id,
+    }
 
 
 def _tokenize(source: Source, text: str, limit: int) -> Mapping[str, list[int]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from edgeport.bundle import Variant
+from edgeport.errors import UsageError
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -39,16 +40,29 @@ from edgeport_export.samples import (
     Batch,
     capture_batch,
     evaluation_text,
+    in_shape,
     timing_batches,
     validation_batches,
 )
 from edgeport_export.source import Source
 from edgeport_export.validate import Reference, Verdict, make_reference, text_quality, validate
 
-__all__ = ["Prepared", "make_variant", "open_variant", "prepare", "remove_variant", "validation_record"]
+__all__ = [
+    "Prepared",
+    "int8_samples",
+    "make_variant",
+    "open_variant",
+    "prepare",
+    "remove_variant",
+    "validation_record",
+]
 
 _ROUNDED_BY = 128
 """Samples, at most, that weights are rounded by."""
+_CALIBRATED_BY = 512
+"""Samples, at most, that ranges of activations are set by."""
+_CALIBRATED_LEAST = 16
+"""Samples, at least."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,9 @@ class Prepared:
     reference: Reference | None
     """What the model said before anything was changed; None if nothing is to be compared with it."""
     samples: Sequence[Mapping[str, Tensor]]
-    """What the model will see, for methods that want some."""
+    """What the model will see, for methods that round the model in torch."""
+    seen: Sequence[Batch] = ()
+    """What the model will see, for int8 that looks at what the graph does with it."""
 
     def rounding(self, precision: str, recipe: Recipe) -> BeforeCapture | None:
         """The method that rounds the model in torch, captured anew after that; None if its graph is rounded."""
@@ -76,12 +92,13 @@ def prepare(head: ExportHead, source: Source, recipe: Recipe, progress: Progress
     generates = source.task.generates
     sampled = any(before_capture(p, recipe, generates=generates) is not None for p in recipe.precisions)
     samples = _samples(source, recipe) if sampled else []
+    seen = int8_samples(source, recipe) if "int8" in recipe.precisions and not generates else []
     reference = _run_original(head, source, recipe, progress)
     with progress.stage("capture", "Capture the graph"):
         captured = _capture(head, source, recipe)
     with progress.stage("optimize", "Optimize the graph"):
         graph = run_passes(captured.model, PREPARE)
-    return Prepared(head, source, graph, package.capture_record(captured, graph), reference, samples)
+    return Prepared(head, source, graph, package.capture_record(captured, graph), reference, samples, seen)
 
 
 def make_variant(
@@ -102,7 +119,8 @@ def make_variant(
     with _graph_for(prepared, precision, recipe, progress) as (base, given):
         with progress.stage(precision, f"Make {name or precision}"):
             model = base.clone()
-            note = quantize(model, precision, recipe, generates=source.task.generates, given=given)
+            seen = prepared.seen or (int8_samples(source, recipe) if precision == "int8" else [])
+            note = quantize(model, precision, recipe, generates=source.task.generates, given=given, samples=seen)
             if source.integers and not given and precision.startswith("int"):
                 note = f"rounded anew from the checkpoint's {source.bits} bits; {note}"
             model = run_passes(model, FINISH[precision])
@@ -162,6 +180,30 @@ def validation_record(reference: Reference | None, refused: dict[str, str]) -> d
 
 def _samples(source: Source, recipe: Recipe) -> list[Mapping[str, Tensor]]:
     return [batch.inputs for batch in load_calibration(source, recipe, _ROUNDED_BY).batches(8)]
+
+
+def int8_samples(source: Source, recipe: Recipe) -> list[Batch]:
+    """What int8 of a model that reads looks at: rows of the calibration file, in the shapes that the graph takes; none
+    where the recipe's int8 looks at nothing.
+
+    Raises:
+        UsageError: the file has too few rows, or the model writes text.
+    """
+    if not recipe.samples_int8:
+        return []
+    if source.task.generates:
+        option = "--quantize static" if recipe.quantize == "static" else "--smooth"
+        raise UsageError(f"{option} is for models that read, and this one writes text: choose a --method instead.")
+    calibration = load_calibration(source, recipe, _CALIBRATED_BY)
+    if len(calibration.rows) < _CALIBRATED_LEAST:
+        raise UsageError(
+            f"--calibration {recipe.calibration!r} has {len(calibration.rows)} rows: give at least "
+            f"{_CALIBRATED_LEAST}, better {_CALIBRATED_BY}, of what the model will see."
+        )
+    batches: list[Batch] = [{name: t.numpy() for name, t in b.inputs.items()} for b in calibration.batches()]
+    if recipe.fixed_shape is None:
+        return batches
+    return [piece for batch in batches for piece in in_shape(source, batch, recipe.fixed_shape)]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 from torch import Tensor, nn
 
+from edgeport_export.batch import Batch
 from edgeport_export.quantize.awq import AWQ, awq
 from edgeport_export.quantize.blockwise import Grid, Quantized
 from edgeport_export.quantize.fp16 import convert_fp16
@@ -14,7 +15,10 @@ from edgeport_export.quantize.gptq import GPTQ, gptq
 from edgeport_export.quantize.hqq import HalfQuadratic
 from edgeport_export.quantize.int8_dynamic import Int8Dynamic, quantize_int8_dynamic
 from edgeport_export.quantize.int8_products import QuantizationReport
+from edgeport_export.quantize.int8_static import Int8Static, activation_ranges, quantize_int8_static
 from edgeport_export.quantize.round_to_nearest import RoundToNearest
+from edgeport_export.quantize.sensitivity import keep_pattern, sensitivity
+from edgeport_export.quantize.smooth import Smooth, smooth
 from edgeport_export.quantize.weight_only import WeightOnly, quantize_weight_only
 from edgeport_export.recipe import CALIBRATED, Recipe
 
@@ -22,11 +26,15 @@ __all__ = [
     "BeforeCapture",
     "Grid",
     "Int8Dynamic",
+    "Int8Static",
     "QuantizationReport",
     "WeightOnly",
     "before_capture",
+    "keep_pattern",
     "quantize",
     "quantize_before_capture",
+    "quantize_int8_dynamic",
+    "sensitivity",
 ]
 
 BeforeCapture = GPTQ | AWQ
@@ -40,6 +48,7 @@ def quantize(
     *,
     generates: bool = False,
     given: Mapping[str, Quantized] | None = None,
+    samples: Sequence[Batch] = (),
 ) -> str:
     """Turn the fp32 ``model`` into ``precision``, in place; returns one line on what was done.
 
@@ -49,9 +58,10 @@ def quantize(
         recipe: Says how.
         generates: Whether it writes text: reading its weights is then what takes the time, so they alone are quantized.
         given: Integers that were chosen before the capture, see ``handed_over``.
+        samples: What the model will see, where ``recipe.samples_int8``.
     """
     if precision == "int8" and not generates and not given:
-        return str(quantize_int8_dynamic(model, Int8Dynamic(keep_fp32=recipe.keep_fp32)))
+        return _int8(model, recipe, samples)
     if precision in _BITS:
         config = WeightOnly(
             grid=_grid(_BITS[precision], recipe),
@@ -86,6 +96,20 @@ def quantize_before_capture(
 ) -> dict[str, Quantized]:
     """Round the torch ``model`` in place; see ``block_by_block`` for arguments, result and errors."""
     return awq(model, batches, config) if isinstance(config, AWQ) else gptq(model, batches, config)
+
+
+def _int8(model: ir.Model, recipe: Recipe, samples: Sequence[Batch]) -> str:
+    """int8 of a model that reads."""
+    notes = []
+    if recipe.smooth is not None:
+        notes.append(smooth(model, samples, Smooth(recipe.smooth, recipe.keep_fp32)))
+    if recipe.quantize == "static":
+        static = Int8Static(recipe.calibrator, recipe.keep_fp32, recipe.tables)
+        ranges = activation_ranges(model, samples, static)
+        notes.append(f"static, ranges by {recipe.calibrator}: {quantize_int8_static(model, ranges, static)}")
+    else:
+        notes.append(str(quantize_int8_dynamic(model, Int8Dynamic(recipe.keep_fp32, recipe.tables))))
+    return "; ".join(notes)
 
 
 _BITS = {"int8": 8, "int4": 4}

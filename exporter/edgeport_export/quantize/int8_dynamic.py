@@ -15,7 +15,7 @@ import onnx_ir as ir
 from edgeport_export.quantize.int8_products import Int8Weights, Product, QuantizationReport, find_products
 from edgeport_export.quantize.tables import quantize_tables
 
-__all__ = ["Int8Dynamic", "dynamic_product", "quantize_int8_dynamic"]
+__all__ = ["Int8Dynamic", "dynamic_nodes", "quantize_int8_dynamic"]
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,13 @@ def quantize_int8_dynamic(model: ir.Model, config: Int8Dynamic) -> QuantizationR
     quantize_tables(graph, config.tables, weights, report, keep)
     for product in find_products(graph, report):
         if report.wants(product.weight, keep):
-            dynamic_product(graph, product, weights)
+            product.replace(graph, dynamic_nodes(product, weights))
     graph.opset_imports["com.microsoft"] = 1
     return report
 
 
-def dynamic_product(graph: ir.Graph, product: Product, weights: Int8Weights) -> None:
-    """Replace ``product`` by one that quantizes its input as it comes."""
+def dynamic_nodes(product: Product, weights: Int8Weights) -> list[ir.Node]:
+    """What computes ``product`` in int8 and quantizes its input as it comes."""
     weight, scale = weights.of(product)
     inputs = [product.source, weight, scale, None, product.bias]
-    node = ir.node("DynamicQuantizeMatMul", inputs, domain="com.microsoft", name=product.node.name)
-    product.replace(graph, [node])
+    return [ir.node("DynamicQuantizeMatMul", inputs, domain="com.microsoft", name=product.node.name)]

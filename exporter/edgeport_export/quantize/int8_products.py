@@ -63,8 +63,6 @@ class Product:
     """``source @ weight + bias``."""
 
     node: ir.Node
-    source: ir.Value
-    """(..., in), float."""
     weight: ir.Value
     """(in, out), or (out, in) where ``transposed``."""
     transposed: bool
@@ -79,9 +77,10 @@ class Product:
         return name_of(self.weight)
 
     @property
-    def width(self) -> int:
-        """Inputs of each output."""
-        return int(tensor_of(self.weight).shape[1 if self.transposed else 0])  # type: ignore[arg-type]
+    def source(self) -> ir.Value:
+        """What is multiplied, (..., in), float."""
+        assert self.node.inputs[0] is not None
+        return self.node.inputs[0]
 
     @property
     def result(self) -> ir.Value:
@@ -121,8 +120,7 @@ def _matmul(node: ir.Node, weight: ir.Value) -> Product | str:
         return "scaled or transposed product"
     add = _bias_add(node, weight, transposed)
     bias = next((i for i in add.inputs if is_weight(i, rank=1)), None) if add is not None else None
-    assert node.inputs[0] is not None
-    return Product(node, node.inputs[0], weight, transposed, bias, add)
+    return Product(node, weight, transposed, bias, add)
 
 
 def _gemm(node: ir.Node, weight: ir.Value) -> Product | str:
@@ -132,8 +130,7 @@ def _gemm(node: ir.Node, weight: ir.Value) -> Product | str:
         return "scaled Gemm"
     if bias is not None and not is_weight(bias, rank=1):
         return "Gemm that adds more than a constant bias"
-    assert node.inputs[0] is not None
-    return Product(node, node.inputs[0], weight, bool(attribute(node, "transB", 0)), bias, None)
+    return Product(node, weight, bool(attribute(node, "transB", 0)), bias, None)
 
 
 def _bias_add(product: ir.Node, weight: ir.Value, transposed: bool) -> ir.Node | None:
