@@ -6,9 +6,11 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from edgeport_export.quantize import Int8Dynamic, quantize_int8_dynamic
+from edgeport_export.quantize import Int8Dynamic, quantize_int8_dynamic, tables
+from edgeport_export.quantize.blockwise import Grid
 from edgeport_export.quantize.fp16 import convert_fp16
 from edgeport_export.quantize.int8_products import quantize_symmetric
+from edgeport_export.quantize.round_to_nearest import RoundToNearest, round_to_nearest
 
 RNG = np.random.default_rng(0)
 IDS = np.array([[1, 5, 9, 300]], np.int64)
@@ -119,6 +121,23 @@ def test_a_tied_table_is_stored_once() -> None:
     assert relative_error(run(model), want) < 0.03
     large = [v for v in model.graph.initializers.values() if v.const_value.size >= TABLE.size]
     assert [v.const_value.dtype for v in large] == [ir.DataType.INT8]
+
+
+def test_a_large_table_of_4_bits_gives_the_rows_that_its_integers_stand_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_HUGE", TABLE.size)
+    model = make_model()
+    report = quantize_int8_dynamic(model, Int8Dynamic(keep_fp32="dense", tables=4))
+    assert report.quantized == ["embedding"]
+    assert [n.op_type for n in model.graph][:3] == ["Unsqueeze", "GatherBlockQuantized", "Reshape"]
+    rows = round_to_nearest(TABLE, Grid(4, 64), RoundToNearest()).dequantized()
+    np.testing.assert_allclose(run(model), rows[IDS] @ WEIGHT + BIAS, rtol=1e-4, atol=1e-4)
+
+
+def test_a_table_that_is_multiplied_too_stays_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_HUGE", TABLE.size)
+    model = make_model(tied=True)
+    quantize_int8_dynamic(model, Int8Dynamic(tables=4))
+    assert "GatherBlockQuantized" not in [n.op_type for n in model.graph]
 
 
 @pytest.mark.parametrize(("pattern", "kept"), [("embedding", "embedding"), (r"dense\.weight", "dense.weight")])

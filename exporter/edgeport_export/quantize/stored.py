@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeport_export.passes.match import new_weight
+from edgeport_export.passes.match import new_weight, shared_vector
 from edgeport_export.quantize.blockwise import Quantized
 
 __all__ = ["Stored"]
@@ -43,6 +43,30 @@ class Stored:
     def deep_zeros(self) -> ir.Value | None:
         """uint8 (rows, blocks, 1), as ``GatherBlockQuantized`` reads them; None on a symmetric grid."""
         return None if self._zeros[0] is None else self._weight(".zero.rows", self._zeros[0][:, :, None])
+
+    def look_up(self, ids: ir.Value, name: str | None) -> list[ir.Node]:
+        """Nodes that read the rows ``ids`` of the matrix as a table, in float32 (ids..., width).
+
+        Args:
+            ids: Of known rank.
+            name: Of the node that reads.
+        """
+        assert ids.shape is not None
+        size, filled = self.grid.block_size, self.blocks * self.grid.block_size
+        deep = ir.node("Unsqueeze", [self.scales, shared_vector(self._graph, "axes", [2])])
+        gather = ir.node(
+            "GatherBlockQuantized",
+            [self.integers, ids, deep.outputs[0], self.deep_zeros()],
+            {"bits": self.grid.bits, "block_size": size, "gather_axis": 0, "quantize_axis": 2},
+            domain="com.microsoft",
+            name=name,
+        )
+        shape = shared_vector(self._graph, "shape", [*[0] * len(ids.shape), filled])
+        nodes = [deep, gather, ir.node("Reshape", [gather.outputs[0], shape])]
+        if filled > self.width:
+            ends = [shared_vector(self._graph, "vector", [number]) for number in (0, self.width, -1)]
+            nodes.append(ir.node("Slice", [nodes[-1].outputs[0], *ends]))
+        return nodes
 
     def _weight(self, suffix: str, array: NDArray[np.generic]) -> ir.Value:
         name = f"{self._name}{suffix}"

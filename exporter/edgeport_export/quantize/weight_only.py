@@ -28,7 +28,6 @@ from edgeport_export.passes.match import (
     is_weight,
     new_weight,
     producer,
-    shared_vector,
     sizes,
     sole_user,
     tensor_of,
@@ -142,20 +141,7 @@ class _Quantizer:
         if not self._wanted(table, _LARGE_TABLE):
             return
         stored = self._stored(table, by_row=True)
-        size, filled = stored.grid.block_size, stored.blocks * stored.grid.block_size
-        deep = ir.node("Unsqueeze", [stored.scales, shared_vector(self.graph, "axes", [2])])
-        gather = ir.node(
-            "GatherBlockQuantized",
-            [stored.integers, ids, deep.outputs[0], stored.deep_zeros()],
-            {"bits": stored.grid.bits, "block_size": size, "gather_axis": 0, "quantize_axis": 2},
-            domain=_DOMAIN,
-            name=node.name,
-        )
-        shape = shared_vector(self.graph, "shape", [*[0] * len(ids.shape), filled])
-        nodes = [deep, gather, ir.node("Reshape", [gather.outputs[0], shape])]
-        if filled > stored.width:
-            ends = [shared_vector(self.graph, "vector", [number]) for number in (0, stored.width, -1)]
-            nodes.append(ir.node("Slice", [nodes[-1].outputs[0], *ends]))
+        nodes = stored.look_up(ids, node.name)
         if stored.order is not None:
             nodes.append(self._reordered(nodes[-1].outputs[0], np.argsort(stored.order)))
         for made in nodes[:-1]:
