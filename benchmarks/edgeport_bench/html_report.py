@@ -50,7 +50,7 @@ def _spread(rows: Sequence[Mapping[str, Any]], phase: str, color: Mapping[str, s
         traces,
         {
             "boxmode": "group",
-            "yaxis": {"title": {"text": "milliseconds"}, "type": "log", "dtick": "D1"},
+            "yaxis": {"title": {"text": "milliseconds"}, "type": "log", "dtick": "D2"},
             "xaxis": {"title": {"text": "batch × tokens"}, "type": "category"},
         },
     )
@@ -81,8 +81,8 @@ def _trade(rows: Sequence[Mapping[str, Any]], phase: str, color: Mapping[str, st
         "Each point is a shape; larger points are larger batches. Up and to the left is better.",
         traces,
         {
-            "xaxis": {"title": {"text": "median, milliseconds"}, "type": "log", "dtick": "D1"},
-            "yaxis": {"title": {"text": "tokens/s"}, "type": "log", "dtick": "D1"},
+            "xaxis": {"title": {"text": "median, milliseconds"}, "type": "log", "dtick": "D2"},
+            "yaxis": {"title": {"text": "tokens/s"}, "type": "log", "dtick": "D2"},
         },
     )
 
@@ -137,7 +137,9 @@ def _summary(result: Mapping[str, Any]) -> str:
         f"{result['task'] or 'ONNX graph'}, {settings['threads']} threads, {machine['processor']}",
         f"{machine['system']}, {machine['memory_bytes'] / 2**30:.0f} GiB; {versions}",
     ]
-    notes = [f"{r['subject']} was not measured {r['where']}: {r['reason']}" for r in result["refusals"]]
+    notes = [
+        f"{r['subject']} was not measured{r['where'] and ' at '}{r['where']}: {r['reason']}" for r in result["refusals"]
+    ]
     notes += result["warnings"]
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
     return "".join(f'<p class="quiet">{escape(line)}</p>' for line in lines) + (f"<ul>{listed}</ul>" if notes else "")

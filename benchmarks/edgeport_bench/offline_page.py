@@ -32,7 +32,7 @@ ul { padding-left: 20px; }
 _LAYOUT: dict[str, Any] = {
     "margin": {"l": 64, "r": 16, "t": 16, "b": 56},
     "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#1c2330"},
-    "legend": {"orientation": "h", "y": -0.22, "yanchor": "top"},
+    "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
     "hoverlabel": {"align": "left"},
     "plot_bgcolor": "#f7f8fa",
     "paper_bgcolor": "#fff",
@@ -85,7 +85,8 @@ def offline_page(title: str, before: str, figures: Sequence[Figure], after: str 
 {after}
 <script>
 const figures = {_embed(drawn)};
-figures.forEach((f, i) => Plotly.newPlot(`figure${{i}}`, f.data, f.layout, {{responsive: true, displaylogo: false}}));
+const settings = {{responsive: true, displayModeBar: false}};
+figures.forEach((f, i) => Plotly.newPlot(`figure${{i}}`, f.data, f.layout, settings));
 </script>
 </body>
 </html>

@@ -149,4 +149,5 @@ class LlamaCppWriter:
     def _next(self, tokens: list[int]) -> int:
         """The likeliest token after ``tokens``, which go behind what was read before."""
         self._model.eval(tokens)
-        return int(np.argmax(self._model._ctx.get_logits_ith(-1)[: self._model.n_vocab()]))
+        logits = np.ctypeslib.as_array(self._model._ctx.get_logits(), shape=(self._model.n_vocab(),))
+        return int(np.argmax(logits))
