@@ -3,89 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgeport.errors import UsageError
 from edgeport.session import usable_threads
 
-from edgeport_bench.graph_inputs import GraphInputs
 from edgeport_bench.harness import Refusal, SubjectRecord, measure_cold_starts, measure_subjects
-from edgeport_bench.inputs import Feeds, Shape
 from edgeport_bench.machine import describe_machine, noise_warnings, read_clock
+from edgeport_bench.options import BenchOptions
 from edgeport_bench.peers.catalog import resolve_peers
 from edgeport_bench.peers.specs import peer_specs
 from edgeport_bench.report import BenchReport, wrong_outputs
 from edgeport_bench.subjects import SubjectSpec
-from edgeport_bench.targets import WRITING, Target, open_target
+from edgeport_bench.targets import Target, open_target
+from edgeport_bench.workload import Workload, make_workload
 
 __all__ = ["BenchOptions", "bench"]
 
 _ORIGINALS = ("torch", "sentence-transformers-torch", "fp32")
 """Subjects that outputs are compared with, best first: the original, or what was compared with it when it was made."""
 _READS_NO_TEXTS = ("torch", "torch-compile", "optimum", "openvino", "ctranslate2")
-_EMBEDDING = "sentence-embedding"
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """Every choice of a benchmark.
-
-    Raises:
-        UsageError: a value is impossible.
-    """
-
-    variants: tuple[str, ...] = ()
-    """All of the bundle's where empty."""
-    providers: tuple[str, ...] = ()
-    """Short names, best first; the machine's choice where empty."""
-    threads: int | None = None
-    """The processors that this process may use, where left out."""
-    batches: tuple[int, ...] = ()
-    lengths: tuple[int, ...] = ()
-    """Of texts, or of prompts, in tokens."""
-    new_tokens: int | None = None
-    """What is written after each prompt; 64 where left out, or half of a small context."""
-    seconds: float = 2.0
-    """Time of measuring for each subject and shape."""
-    against: str | None = None
-    """Peers, comma-separated; one may name the original, as in ``torch=MODEL``."""
-    original: str | None = None
-    """The model that the bundle was made of: folder or hub id. What the bundle names where left out."""
-    axes: tuple[tuple[str, int], ...] = ()
-    """Sizes of an ONNX file's axes, by name."""
-    texts: Path | None = None
-    """A file with a text a line, which are read whole instead of tokens of exact shapes."""
-    evaluation: Path | None = None
-    """Labelled data that a bundle's variants are scored on."""
-    columns: tuple[tuple[str, str], ...] = ()
-    """What that file calls the columns, by the scorer's names."""
-    cold: bool = False
-    """Also time fresh processes up to their first result."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.seconds <= 3600:
-            raise UsageError(f"{self.seconds} seconds is no time to measure: choose more than 0 and at most 3600.")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"{self.threads} threads cannot run anything: choose at least 1.")
-        if self.new_tokens is not None and self.new_tokens < 2:
-            raise UsageError(f"{self.new_tokens} new tokens leave none to time after the first: choose at least 2.")
-        resolve_peers(self.peer_names)
-
-    @property
-    def peer_names(self) -> str:
-        """``against`` without the original."""
-        parts = (self.against or "").split(",")
-        return ",".join(part.partition("=")[0] for part in parts)
-
-    @property
-    def original_model(self) -> str | None:
-        """The original, wherever it is named."""
-        named = (part.partition("=")[2] for part in (self.against or "").split(","))
-        return self.original or next((name for name in named if name), None)
 
 
 def bench(path: str | Path, options: BenchOptions | None = None, *, say: Say = lambda doing: None) -> BenchReport:
@@ -112,7 +52,7 @@ def bench(path: str | Path, options: BenchOptions | None = None, *, say: Say = l
         threads=threads,
         reads_texts=options.texts is not None,
     )
-    workload = _workload(target, options)
+    workload = make_workload(target, options)
     specs, refusals = _with_peers(target, options, threads, say)
     reference = _reference(specs)
     machine, clock = describe_machine(), read_clock()
@@ -148,44 +88,6 @@ def bench(path: str | Path, options: BenchOptions | None = None, *, say: Say = l
         refusals=[*refusals, *results.refusals],
         warnings=[*noise, *wrong_outputs(results.measurements, reference)],
     )
-
-
-@dataclass(frozen=True)
-class _Workload:
-    feeds: Mapping[Shape, Feeds | Sequence[str]]
-    new_tokens: int
-    """0 for a model that only reads."""
-
-
-def _workload(target: Target, options: BenchOptions) -> _Workload:
-    if options.texts is not None:
-        return _texts(target, options.texts)
-    inputs, lengths = target.inputs, list(dict.fromkeys(options.lengths))
-    batches = list(dict.fromkeys(options.batches))
-    if isinstance(inputs, GraphInputs):
-        inputs = dataclasses.replace(inputs, axes=dict(options.axes))
-    elif target.task == WRITING:
-        new_tokens = options.new_tokens or inputs.default_new_tokens()
-        lengths = lengths or inputs.default_prompts(new_tokens)
-        shapes = [(batch, length) for length in lengths for batch in batches or [1]]
-        return _Workload(inputs.make_prompts(shapes, new_tokens), new_tokens)
-    if options.new_tokens is not None:
-        raise UsageError(f"--new-tokens is for {WRITING}, and this is {target.task or 'a plain graph'}: leave it out.")
-    lengths, batches = lengths or inputs.default_lengths(), batches or inputs.default_batches()
-    return _Workload(inputs.make_feeds([(batch, length) for length in lengths for batch in batches]), 0)
-
-
-def _texts(target: Target, path: Path) -> _Workload:
-    if target.task != _EMBEDDING or isinstance(target.inputs, GraphInputs):
-        raise UsageError(f"--texts is for {_EMBEDDING}, and this is {target.task or 'a plain graph'}: leave it out.")
-    try:
-        texts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"{str(path)!r} cannot be read ({e}): give a UTF-8 file with a text a line.") from e
-    if not texts:
-        raise UsageError(f"{str(path)!r} holds no text: give a file with a text a line.")
-    counts = target.inputs.token_counts(texts)
-    return _Workload({(len(texts), round(sum(counts) / len(counts))): texts}, 0)
 
 
 def _with_peers(
@@ -233,7 +135,7 @@ def _baseline(specs: Sequence[SubjectSpec]) -> str | None:
     return next((name for name in _ORIGINALS if name in names), names[0] if names else None)
 
 
-def _settings(options: BenchOptions, threads: int, workload: _Workload) -> dict[str, object]:
+def _settings(options: BenchOptions, threads: int, workload: Workload) -> dict[str, object]:
     settings = dataclasses.asdict(options)
     for name in ("texts", "evaluation"):
         settings[name] = None if settings[name] is None else str(settings[name])

@@ -19,6 +19,7 @@ from edgeport_bench.bench import BenchOptions, bench
 from edgeport_bench.compare_cli import run_compare
 from edgeport_bench.html_report import html_report
 from edgeport_bench.peers.catalog import PEERS
+from edgeport_bench.profile_cli import run_profile
 from edgeport_bench.report import BenchReport, as_json, print_report
 from edgeport_bench.suite import read_suite
 
@@ -55,6 +56,7 @@ examples:
   edgeport bench models/minilm --against torch-compile,openvino
   edgeport bench intents --eval test.csv --columns label=category --html report.html
   edgeport bench detector.onnx --batch 1,4 --axis height=320 --axis width=320
+  edgeport bench minilm --variant int8 --length 128 --profile
   edgeport bench suite.toml --out results
   edgeport bench compare before.json after.json --fail-if 'p50>+5%' --fail-if 'peak_rss>+10%'
 """
@@ -129,6 +131,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cold", action="store_true", help="also time fresh processes up to their first result")
     parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="instead of measuring, name the operators and layers where the time of the first shape goes",
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="of a suite: where to write each result and its page"
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a report that a browser opens offline")
@@ -159,6 +166,8 @@ def run(args: argparse.Namespace) -> int:
         columns=tuple((parse_columns(args.columns) or {}).items()),
         cold=args.cold,
     )
+    if args.profile:
+        return run_profile(args.model, options, as_json=args.json)
     report = _measure(args.model, options)
     if args.html is not None:
         args.html.write_text(html_report(as_json(report)), encoding="utf-8")

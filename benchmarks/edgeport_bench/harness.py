@@ -148,11 +148,12 @@ def measure_subjects(
             say(f"measuring {batch} × {length} tokens")
             ready = _feed(workers, tensors, new_tokens, f"{batch} × {length}", results)
             turns = _take_turns(ready, seconds)
-            likeness = (_compare_tokens if new_tokens else _compare)([w for w, _ in ready], reference)
+            compare = _compare_tokens if new_tokens else _compare
+            likeness = compare([w for w, _ in ready], reference, f"{batch} × {length}", results)
             reading = READ if isinstance(tensors, Mapping) else TEXTS
             for phase in (FIRST, NEXT) if new_tokens else (reading,):
                 results.measurements += [
-                    _measurement(w.spec.name, batch, length, phase, taken, likeness[w.spec.name])
+                    _measurement(w.spec.name, batch, length, phase, taken, likeness.get(w.spec.name, {}))
                     for (w, _), taken in zip(ready, turns, strict=True)
                 ]
         for worker, record in zip(workers, results.subjects, strict=True):
@@ -259,21 +260,31 @@ def _phase(runs: list[list[float]], phase: str) -> list[float]:
     return [ms for run in runs for ms in run[1:]] if phase == NEXT else [run[0] for run in runs]
 
 
-def _compare(workers: Sequence[Worker], reference: str | None) -> dict[str, dict[str, float]]:
-    """``Measurement.cosine`` by subject, for the tensors fed last."""
-    found: dict[str, dict[str, float]] = {w.spec.name: {} for w in workers}
-    if reference is None or len(workers) < 2:
-        return found
-    outputs = {w.spec.name: w.outputs() for w in workers}
-    theirs = outputs.pop(reference)
-    return found | {name: {"cosine": least_cosine(ours, theirs)} for name, ours in outputs.items()}
+_Likeness = dict[str, dict[str, float]]
+"""Subject to ``Measurement.cosine`` or ``Measurement.agreement``, where it could be compared."""
 
 
-def _compare_tokens(workers: Sequence[Worker], reference: str | None) -> dict[str, dict[str, float]]:
-    """``Measurement.agreement`` by subject. All follow one text: alone, a model leaves it for good at a near tie."""
-    found: dict[str, dict[str, float]] = {w.spec.name: {} for w in workers}
-    if reference is None or len(workers) < 2:
-        return found
-    theirs = next(w for w in workers if w.spec.name == reference).tokens()
-    others = [w for w in workers if w.spec.name != reference]
-    return found | {w.spec.name: {"agreement": agreement(w.tokens(theirs), theirs)} for w in others}
+def _compare(workers: Sequence[Worker], reference: str | None, where: str, results: Results) -> _Likeness:
+    """Of what was fed last."""
+    outputs = {}
+    if reference is not None and len(workers) > 1:
+        for worker in workers:
+            with _refusing(results, worker.spec, where):
+                outputs[worker.spec.name] = worker.outputs()
+    theirs = outputs.pop(reference or "", None)
+    if theirs is None:
+        return {}
+    names = [w.spec.name for w in workers if w.spec.name != reference]
+    return {n: {"cosine": least_cosine(outputs[n], theirs) if n in outputs else -1.0} for n in names}
+
+
+def _compare_tokens(workers: Sequence[Worker], reference: str | None, where: str, results: Results) -> _Likeness:
+    """All follow one text: alone, a model leaves it for good at a near tie."""
+    theirs = next((w.tokens() for w in workers if w.spec.name == reference), None)
+    found: _Likeness = {}
+    for worker in workers:
+        if theirs is not None and worker.spec.name != reference:
+            found[worker.spec.name] = {"agreement": 0.0}  # until it shows better
+            with _refusing(results, worker.spec, where):
+                found[worker.spec.name] = {"agreement": agreement(worker.tokens(theirs), theirs)}
+    return found

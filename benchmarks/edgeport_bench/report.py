@@ -56,7 +56,7 @@ def speedups(report: BenchReport) -> list[Ratio | None]:
     baseline = {(m.batch, m.length, m.phase): m.rounds for m in report.measurements if m.subject == report.baseline}
     return [
         None
-        if not baseline or m.subject == report.baseline or _is_wrong(m)
+        if (m.batch, m.length, m.phase) not in baseline or m.subject == report.baseline or _is_wrong(m)
         else ratio_of_medians(baseline[m.batch, m.length, m.phase], m.rounds)
         for m in report.measurements
     ]

@@ -149,3 +149,18 @@ def test_cold_starts_take_turns() -> None:
     found = harness.measure_cold_starts(SPECS, FEEDS[1, 4], times=2)
     assert [name for name, what, _, _ in NOTES if what == "run"] == list("abab")
     assert {name: len(times) for name, times in found.items()} == {"a": 2, "b": 2}
+
+
+def test_a_peer_that_shows_no_outputs_does_not_pass_for_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(worker: NotingWorker, given: Any = None) -> Any:
+        if worker.spec.name == "b":
+            raise EdgeportError("there are none.")
+        return {"x": np.ones((1, 2))} if given is None and not worker._new_tokens else np.full((1, 4), 3)
+
+    monkeypatch.setattr(NotingWorker, "outputs", fail)
+    monkeypatch.setattr(NotingWorker, "tokens", fail)
+    specs = [SPECS[0], SubjectSpec("b", "bundle", {}, is_peer=True)]
+    for new_tokens, found in ((0, "cosine"), (4, "agreement")):
+        results = harness.measure_subjects(specs, FEEDS, seconds=0.01, reference="a", new_tokens=new_tokens)
+        assert getattr(results.measurements[1], found) in (-1.0, 0.0)
+        assert [r.reason for r in results.refusals] == ["there are none."]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
-from edgeport.session import open_graph, resolve_providers
+from edgeport.errors import ProviderError
+from edgeport.session import resolve_providers
 
 from edgeport_bench.subjects import Array
 
@@ -18,8 +19,9 @@ class OnnxFile:
     """It reads."""
 
     def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
-        providers = resolve_providers(options["providers"])
-        self._graph = open_graph(path, providers=providers, threads=options["threads"])
+        session = onnxruntime.SessionOptions()
+        session.intra_op_num_threads = options["threads"]
+        self._graph = onnxruntime.InferenceSession(path, session, providers=_providers(options["providers"]))
         self._size = sum(p.stat().st_size for p in path.parent.glob(f"{path.name}*"))
         self._inputs = {port.name for port in self._graph.get_inputs()}
         self._outputs = options["outputs"] or [port.name for port in self._graph.get_outputs()]
@@ -39,6 +41,17 @@ def open_subject(options: Mapping[str, Any]) -> OnnxFile:
     """Open the file.
 
     Raises:
-        ProviderError: a provider is absent, or takes no node.
+        ProviderError: a provider is not part of this onnxruntime.
     """
     return OnnxFile(Path(options["path"]), options)
+
+
+def _providers(names: list[str] | None) -> list[str]:
+    found = [provider.onnxruntime_name for provider in resolve_providers(names)]
+    absent = set(found) - set(onnxruntime.get_available_providers())
+    if absent:
+        here = ", ".join(onnxruntime.get_available_providers())
+        raise ProviderError(
+            f"{', '.join(sorted(absent))} is not in this onnxruntime, which has {here}: choose one of these."
+        )
+    return found

@@ -20,13 +20,20 @@ _CPU = PROVIDERS["cpu"]
 _FATAL = 4
 
 
-def open_graph(path: Path, *, providers: Sequence[Provider] = (_CPU,), threads: int | None = None) -> InferenceSession:
+def open_graph(
+    path: Path,
+    *,
+    providers: Sequence[Provider] = (_CPU,),
+    threads: int | None = None,
+    profile: Path | None = None,
+) -> InferenceSession:
     """Open the graph in the file ``path``.
 
     Args:
         path: The ONNX file.
         providers: In order of priority; the CPU takes what the others leave.
         threads: Threads within an operation; ``usable_threads()`` where left out.
+        profile: How the file begins that ``end_profiling`` of the session writes; none where left out.
 
     Raises:
         ProviderError: a provider is absent, does not start, or takes no node.
@@ -35,6 +42,9 @@ def open_graph(path: Path, *, providers: Sequence[Provider] = (_CPU,), threads: 
     import onnxruntime
 
     options = _session_options(threads or usable_threads())
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     accelerators = [p for p in providers if p.name != _CPU.name]
     listed = _add_providers(options, accelerators)
     # onnxruntime would print a banner and go on with the CPU alone, and would take options from the stranger's file.
