@@ -21,6 +21,8 @@ from edgeport_bench.html_report import html_report
 from edgeport_bench.peers.catalog import PEERS
 from edgeport_bench.profile_cli import run_profile
 from edgeport_bench.report import BenchReport, as_json, print_report
+from edgeport_bench.scenarios import SCENARIOS
+from edgeport_bench.scenarios_cli import run_scenarios
 from edgeport_bench.suite import read_suite
 
 __all__ = ["DESCRIPTION", "EPILOG", "add_arguments", "run"]
@@ -57,6 +59,7 @@ examples:
   edgeport bench intents --eval test.csv --columns label=category --html report.html
   edgeport bench detector.onnx --batch 1,4 --axis height=320 --axis width=320
   edgeport bench minilm --variant int8 --length 128 --profile
+  edgeport bench minilm --scenario single-stream,offline,server --rate 50 --seconds 10
   edgeport bench suite.toml --out results
   edgeport bench compare before.json after.json --fail-if 'p50>+5%' --fail-if 'peak_rss>+10%'
 """
@@ -131,6 +134,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cold", action="store_true", help="also time fresh processes up to their first result")
     parser.add_argument(
+        "--scenario",
+        metavar="LIST",
+        help=f"instead of measuring, run MLPerf's scenarios with LoadGen: {', '.join(SCENARIOS)}",
+    )
+    parser.add_argument("--rate", type=float, metavar="N", help="server: texts a second")
+    parser.add_argument(
+        "--latency-limit", type=float, default=100.0, metavar="MS", help="server: for 99 of 100 texts (default: 100)"
+    )
+    parser.add_argument(
         "--profile",
         action="store_true",
         help="instead of measuring, name the operators and layers where the time of the first shape goes",
@@ -166,6 +178,10 @@ def run(args: argparse.Namespace) -> int:
         columns=tuple((parse_columns(args.columns) or {}).items()),
         cold=args.cold,
     )
+    if args.scenario is not None:
+        return run_scenarios(
+            args.model, options, args.scenario.split(","), args.rate, args.latency_limit, as_json=args.json
+        )
     if args.profile:
         return run_profile(args.model, options, as_json=args.json)
     report = _measure(args.model, options)

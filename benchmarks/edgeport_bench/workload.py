@@ -14,7 +14,7 @@ from edgeport_bench.inputs import Feeds, Shape
 from edgeport_bench.options import BenchOptions
 from edgeport_bench.targets import WRITING, Target
 
-__all__ = ["Workload", "make_workload"]
+__all__ = ["Workload", "make_workload", "read_texts"]
 
 _EMBEDDING = "sentence-embedding"
 
@@ -47,11 +47,21 @@ def make_workload(target: Target, options: BenchOptions) -> Workload:
 def _texts(target: Target, path: Path) -> Workload:
     if target.task != _EMBEDDING or isinstance(target.inputs, GraphInputs):
         raise UsageError(f"--texts is for {_EMBEDDING}, and this is {target.task or 'a plain graph'}: leave it out.")
+    texts = read_texts(path)
+    counts = target.inputs.token_counts(texts)
+    return Workload({(len(texts), round(sum(counts) / len(counts))): texts}, 0)
+
+
+def read_texts(path: Path) -> list[str]:
+    """The lines of a file that are not empty.
+
+    Raises:
+        UsageError: it cannot be read, or holds no text.
+    """
     try:
         texts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as e:
         raise UsageError(f"{str(path)!r} cannot be read ({e}): give a UTF-8 file with a text a line.") from e
     if not texts:
         raise UsageError(f"{str(path)!r} holds no text: give a file with a text a line.")
-    counts = target.inputs.token_counts(texts)
-    return Workload({(len(texts), round(sum(counts) / len(counts))): texts}, 0)
+    return texts
