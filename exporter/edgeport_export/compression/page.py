@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -27,7 +27,8 @@ def page(report: Mapping[str, Any]) -> str:
 <p class="summary {"good" if report["chosen"] else "bad"}">{_text(report["summary"])}</p>
 {_tiles(report)}
 <h2>What was tried</h2>
-<p>Down and to the left is better; a marker's area is the size on disk. {_text(report["metric"]["says"])}
+<p>Down and to the left is better; a marker's size is the size on disk.
+Those on the front are beaten by none in both. Measured: {_text(report["metric"]["says"])}
 Losses are those on the {report["rows"]["search"]} search rows with 95 % intervals; the chosen one's on
 the {report["rows"]["test"]} test rows is above.</p>
 {_figure(_trade_off(report))}
@@ -72,8 +73,8 @@ def _trade_off(report: Mapping[str, Any]) -> go.Figure:
     figure = go.Figure()
     groups = (
         ("chosen", _GREEN, "star"),
-        ("on the Pareto front", _BLUE, "circle"),
-        ("beaten by another", _GREY, "circle"),
+        ("on the front", _BLUE, "circle"),
+        ("beaten", _GREY, "circle"),
         ("stopped early", _RED, "x"),
     )
     sizes = [c["size_bytes"] for c in report["candidates"] if c["size_bytes"]] or [1]
@@ -126,7 +127,7 @@ def _group(candidate: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         return candidate["status"]
     if report["chosen"] and candidate["number"] == report["chosen"]["number"]:
         return "chosen"
-    return "on the Pareto front" if candidate["number"] in report["pareto"] else "beaten by another"
+    return "on the front" if candidate["number"] in report["pareto"] else "beaten"
 
 
 def _baseline(report: Mapping[str, Any]) -> float:
@@ -186,7 +187,7 @@ def _candidates(report: Mapping[str, Any]) -> str:
             )
         )
     head = ("#", "choice", "result", f"loss, {report['metric']['unit']}", "× plain int8", "MB", "cost, s", "")
-    return _table(head, rows, marked=lambda row: row[2] == "chosen")
+    return _table(head, rows, marked=lambda row: row[2] == "chosen", kind="long")
 
 
 def _finalists(report: Mapping[str, Any]) -> str:
@@ -252,13 +253,19 @@ def _words(choice: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in choice.items())
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Any = lambda row: False) -> str:
+def _table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    marked: Callable[[Sequence[str]], bool] = lambda row: False,
+    kind: str = "short",
+) -> str:
     top = "".join(f"<th>{_text(h)}</th>" for h in head)
     body = "".join(
         f"<tr{' class=marked' if marked(row) else ''}>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>"
         for row in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _figure(figure: go.Figure) -> str:
@@ -291,6 +298,9 @@ h1 { margin: 0; font-size: 1.6rem; overflow-wrap: anywhere; } h2 { margin: 2rem 
 .tiles b { font-size: 1.8rem; line-height: 1.2; } .tiles i { color: #7b8794; font-style: normal; font-size: .85rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .88rem; }
 th, td { padding: 5px 10px; text-align: left; border-bottom: 1px solid #eef1f4; vertical-align: top; }
-th { color: #52606d; white-space: nowrap; } .marked { background: #e6f5ee; font-weight: 600; }
+th { color: #52606d; white-space: nowrap; } td:not(:empty):last-child { min-width: 5em; }
+.long td:nth-child(2), .long td:not(:empty):last-child { min-width: 15em; }
+.long td:nth-child(4) { white-space: nowrap; }
+.marked { background: #e6f5ee; font-weight: 600; }
 pre { padding: 12px; background: #f4f6f8; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
