@@ -1,7 +1,8 @@
-"""Which parts of a model int8 hurts: each quantized alone, and what that does to the outputs.
+"""Which parts of a model a precision hurts: each quantized alone, and what that does to the outputs.
 
-A part is what a weight's name says up to its layer's number and one word further (``encoder.layer.3.attention``), or up
-to the number alone where that makes too many.
+Of models that read a part is one weight (``quantize.sensitivity``). Of models that write text it is what the weights'
+names say up to the layer's number and one word further (``layers.3.mlp``), or up to the number alone where that makes
+too many: each costs a graph of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from edgeport_export.passes.match import is_weight, tensor_of
 from edgeport_export.progress import Progress
+from edgeport_export.quantize import Int8Dynamic, sensitivity
 from edgeport_export.recipe import Recipe
 from edgeport_export.samples import Batch
 from edgeport_export.variants import Prepared, make_variant, open_variant, remove_variant
@@ -49,6 +51,16 @@ def measure_sensitivity(
         batches: Real inputs.
         folder: For files that are deleted again.
     """
+    if not prepared.source.task.generates:
+        sizes = {name: tensor_of(value).size for name, value in prepared.graph.graph.initializers.items()}
+        errors = sensitivity(prepared.graph, batches, Int8Dynamic())
+        return [Sensitivity(name, error, sizes.get(name, 0)) for name, error in errors.items()]
+    return _one_by_one(prepared, recipe, precision, batches, folder)
+
+
+def _one_by_one(
+    prepared: Prepared, recipe: Recipe, precision: str, batches: Sequence[Batch], folder: Path
+) -> list[Sensitivity]:
     quiet, alone = Progress(show=False), replace(prepared, reference=None)
 
     def outputs(precision: str, keep: str | None) -> list[np.ndarray]:

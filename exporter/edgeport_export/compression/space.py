@@ -18,13 +18,19 @@ __all__ = ["Choice", "Space"]
 Choice = Mapping[str, Any]
 """Dimension to one of its values."""
 
-_READERS: Mapping[str, tuple[Any, ...]] = {"keep": (0, 1, 2, 4)}
+_READERS: Mapping[str, tuple[Any, ...]] = {
+    "int8": ("dynamic", "static", "static, smooth"),
+    "tables": (8, 4),
+    "keep": (0, 1, 2, 4),
+}
 _WRITERS: Mapping[str, tuple[Any, ...]] = {
     "bits": ("int8", "int4"),
     "method": ("rtn", "hqq", "gptq", "awq"),
     "block": (32, 64, 128),
     "keep": (0, 1, 2),
 }
+_SMOOTH = 0.5
+"""SmoothQuant's alpha (Xiao et al. 2022 found it to do well almost everywhere)."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +51,23 @@ class Space:
     def known_good(self) -> list[Choice]:
         """What is tried first, in order."""
         if not self.generates:
-            return [{"keep": 0}, {"keep": 1}, {"keep": 2}]
+            plain = {"int8": "dynamic", "tables": 4, "keep": 0}
+            static, smooth = ({**plain, "int8": kind} for kind in ("static", "static, smooth"))
+            return [plain, static, smooth, {**plain, "tables": 8}, {**plain, "keep": 2}, {**static, "keep": 4}]
         first = {"bits": "int8", "method": "rtn", "block": 128, "keep": 0}
-        fours = [
-            {"bits": "int4", "method": m, "block": b, "keep": 0} for m in ("hqq", "gptq", "awq") for b in (32, 128)
-        ]
+        fours = [{**first, "bits": "int4", "method": m, "block": b} for m in ("hqq", "gptq", "awq") for b in (32, 128)]
         return [first, *fours]
 
     def recipe(self, choice: Choice) -> Recipe:
         """The recipe of a choice."""
-        kept = keep_pattern(self.sensitive[: choice["keep"]])
-        if not self.generates:
-            return replace(self.base, precisions=("int8",), keep_fp32=kept)
+        same = replace(self.base, keep_fp32=keep_pattern(self.sensitive[: choice["keep"]]))
+        if self.generates:
+            return replace(same, precisions=(choice["bits"],), method=choice["method"], block_size=choice["block"])
+        kind, _, smooth = choice["int8"].partition(", ")
         return replace(
-            self.base,
-            precisions=(choice["bits"],),
-            method=choice["method"],
-            block_size=choice["block"],
-            keep_fp32=kept,
+            same,
+            precisions=("int8",),
+            quantize=kind,
+            smooth=_SMOOTH if smooth else None,
+            tables=choice["tables"],
         )

@@ -88,14 +88,14 @@ def test_several_at_a_time_are_the_same_candidates(tmp_path: Path) -> None:
 
 
 def test_a_space_that_is_used_up_ends(tmp_path: Path) -> None:
-    small = Space(Recipe(), generates=False, sensitive=["a"])
+    small = Space(Recipe(calibration="x.txt"), generates=False, sensitive=["a"])
 
     def evaluate(number: int, choice: Choice) -> Candidate:
         return Candidate(number, choice, candidate_name(small.recipe(choice)), FAILED, "no")
 
     search = Search(tmp_path, small, 0, "latency", evaluate, lambda c: c)
     found = search.run(trials=50, until=perf_counter() + 60, say=lambda text: None)
-    assert 2 <= len(found) < 50  # keep 1, 2 and 4 are the same where there is one part
+    assert 6 <= len(found) < 50  # keep 1, 2 and 4 are the same where there is one part
 
 
 def test_near_times_are_rounded_alike() -> None:
