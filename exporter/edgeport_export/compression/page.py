@@ -52,7 +52,7 @@ def _tiles(report: Mapping[str, Any]) -> str:
     ratios, loss = speed["times_as_fast_as"], shown["loss"]
     tiles = (
         (f"{ratios['torch fp32']['value']:.1f}×", "as fast as torch fp32", _interval(ratios["torch fp32"])),
-        (f"{ratios['int8']['value']:.2f}×", "as fast as plain int8", _interval(ratios["int8"])),
+        (f"{ratios['int8']['value']:.2f}×", f"as fast as {report['baseline']}", _interval(ratios["int8"])),
         (f"{shown['share_of_original']:.1%}", "of the original's size", f"{shown['size_bytes'] / 1e6:.1f} MB"),
         (
             f"{loss['value']:.2f}",
@@ -113,7 +113,7 @@ def _trade_off(report: Mapping[str, Any]) -> go.Figure:
     )
     if minimize != "size" and report["speed"]:
         figure.add_vline(
-            x=_baseline(report), line={"color": _FAINT, "dash": "dot", "width": 1}, annotation_text="plain int8"
+            x=_baseline(report), line={"color": _FAINT, "dash": "dot", "width": 1}, annotation_text=report["baseline"]
         )
     axis = {"latency": "milliseconds a batch", "size": "MB on disk", "memory": "MB in memory"}[minimize]
     figure.update_layout(**_LAYOUT, height=430, legend={"orientation": "h", "y": -0.22, "x": 0})
@@ -186,7 +186,16 @@ def _candidates(report: Mapping[str, Any]) -> str:
                 c["reason"],
             )
         )
-    head = ("#", "choice", "result", f"loss, {report['metric']['unit']}", "× plain int8", "MB", "cost, s", "")
+    head = (
+        "#",
+        "choice",
+        "result",
+        f"loss, {report['metric']['unit']}",
+        f"× {report['baseline']}",
+        "MB",
+        "cost, s",
+        "",
+    )
     return _table(head, rows, marked=lambda row: row[2] == "chosen", kind="long")
 
 
@@ -223,7 +232,7 @@ def _timing(report: Mapping[str, Any]) -> str:
     )
     if drift:
         text += (
-            f" Over the search plain int8 took {drift['least']:.3f} to {drift['most']:.3f} ms (median "
+            f" Over the search {report['baseline']} took {drift['least']:.3f} to {drift['most']:.3f} ms (median "
             f"{drift['median']:.3f}, {drift['measurements']} measurements): candidates are compared with it in the "
             "same turns, not by the clock."
         )

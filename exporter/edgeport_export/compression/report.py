@@ -68,6 +68,7 @@ def make_report(
         "timed": {"says": setup.feeds.says, "lengths": list(setup.feeds.lengths)},
         "machine": {**package.machine(), "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None},
         "versions": _versions(),
+        "baseline": "plain int8" if BASELINE in original.variants else "fp32 (int8 was refused)",
         "original": {name: {"size_bytes": v.size_bytes} for name, v in original.variants.items()},
         "chosen": None if decision.chosen is None else _finalist(decision.chosen, setup),
         "finalists": [_finalist(f, setup) for f in decision.tried],
@@ -157,11 +158,12 @@ def _summary(report: Mapping[str, Any]) -> str:
         if chosen["verdict"] == HELD
         else f"within the budget of {budget:g}, but the rows are too few to prove it"
     )
+    size, before, after = chosen["share_of_original"], loss["original"], loss["model"]
     return (
         f"{speed['torch fp32']['value']:.1f} times as fast as torch fp32, {speed[BASELINE]['value']:.2f} times as fast "
-        f"as plain int8, {chosen['share_of_original']:.1%} of the original's size. It lost {loss['value']:.2f} "
-        f"({loss['low']:.2f} to {loss['high']:.2f}) {unit} of {metric} ({loss['original']:.2f} to {loss['model']:.2f}) "
-        f"on {loss['rows']} rows that the search never saw: {proof}."
+        f"as {report['baseline']}, {size:.1%} of the original's size. It lost {loss['value']:.2f} ({loss['low']:.2f} "
+        f"to {loss['high']:.2f}) {unit} of {metric} ({before:.2f} to {after:.2f}) on {loss['rows']} rows that the "
+        f"search never saw: {proof}."
     )
 
 

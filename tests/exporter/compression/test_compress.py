@@ -153,6 +153,15 @@ def test_an_interruption_keeps_what_is_done(
     assert not (tmp_path / "small.search" / "candidates").exists()
 
 
+def test_several_processes_make_the_same(result: CompressResult, tiny_folder: Path, rows: Path, tmp_path: Path) -> None:
+    report = compress(tiny_folder, tmp_path / "small", _options(rows, trials=2, jobs=2)).report
+    wanted = [(c["choice"], c["loss"], c["size_bytes"]) for c in result.report["candidates"][:2]]
+    assert [(c["choice"], c["loss"], c["size_bytes"]) for c in report["candidates"]] == wanted
+    tokenizer, model = make_tokenizer(), BertForSequenceClassification.from_pretrained(tiny_folder)
+    with pytest.raises(UsageError, match="--jobs 2 needs a model that other processes can load"):
+        compress(model, tmp_path / "other", _options(rows, jobs=2), tokenizer=tokenizer)
+
+
 def test_nothing_holds_the_budget(
     tiny_folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
