@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ class Calibration:
         return f"{len(self.rows):,}{of} {kind} rows of {self.name}"
 
 
-def load_calibration(source: Source, recipe: Recipe, rows: int = 512) -> Calibration:
-    """At most ``rows`` rows of the recipe's calibration file, drawn by its seed.
+def load_calibration(source: Source, recipe: Recipe, rows: int = 512, *, tokens: int | None = None) -> Calibration:
+    """At most ``rows`` rows of the recipe's calibration file, drawn by its seed; fewer where they have more ``tokens``.
 
     Raises:
         UsageError: there is no file, it cannot be read or has no rows, or a label is not the model's.
@@ -87,8 +88,11 @@ def load_calibration(source: Source, recipe: Recipe, rows: int = 512) -> Calibra
         given, labelled = _read(path, source.task.name, recipe.columns)
         found = [row for number, one in enumerate(given, 1) for row in encode.rows(source, one, labelled, number)]
         labels = encode.labels if labelled else ()
-    chosen = sorted(random.Random(recipe.seed).sample(range(len(found)), min(rows, len(found))))
-    sample = [found[i] for i in chosen]
+    chosen = random.Random(recipe.seed).sample(range(len(found)), min(rows, len(found)))
+    if tokens is not None:
+        read = accumulate(len(found[i]["input_ids"]) for i in chosen)
+        chosen = [i for i, so_far in zip(chosen, read, strict=True) if so_far <= tokens] or chosen[:1]
+    sample = [found[i] for i in sorted(chosen)]
     check_vocabulary(source, max(max(row["input_ids"]) for row in sample))
     return Calibration(path.name, sample, len(found), labels)
 

@@ -105,7 +105,7 @@ class BlockStream:
 
         handles = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers.items()]
         try:
-            for _ in self._outputs(index):
+            for _ in self.outputs(index):
                 pass
         finally:
             for handle in handles:
@@ -114,17 +114,17 @@ class BlockStream:
 
     def output(self, index: int) -> Tensor:
         """What block ``index`` makes of the first batch."""
-        first: Tensor = next(self._outputs(index))
+        first: Tensor = next(self.outputs(index))
         return first
 
     def advance(self, index: int) -> None:
         """Let the samples pass block ``index`` as it is now."""
         if self.chained:
-            for at, output in enumerate(self._outputs(index)):
+            for at, output in enumerate(self.outputs(index)):
                 self.hidden[at] = output
             self.calls[index].clear()
 
-    def _outputs(self, index: int) -> Iterator[Any]:
+    def outputs(self, index: int) -> Iterator[Any]:
         """Run block ``index`` on every batch."""
         block = self.blocks[index][1]
         if self.chained:
