@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from edgeport.bundle import Manifest
 
+from edgeport_export.prune import pruning_summary
+
 __all__ = ["model_card"]
 
 _EXAMPLES = {
@@ -34,6 +36,7 @@ def model_card(manifest: Manifest) -> str:
         f"{manifest.versions.get('edgeport', '')} on {manifest.created[:10]}"
         + (f", from revision `{source.revision}`." if source.revision else "."),
         "",
+        *_pruned(manifest),
         "```python",
         "import edgeport",
         "",
@@ -66,6 +69,20 @@ def model_card(manifest: Manifest) -> str:
         )
     lines += ["", _how_checked(manifest), "", *_quality(manifest)]
     return "\n".join(lines)
+
+
+def _pruned(manifest: Manifest) -> list[str]:
+    """What was cut out of the original; nothing of a model that is whole."""
+    record = manifest.pruning
+    if not record:
+        return []
+    samples = f", by what it does with {record['samples']}" if record["samples"] else ""
+    return [
+        f"The original was pruned: {pruning_summary(record)} (importance: {record['importance']}{samples}). "
+        "Differences below are to the pruned model in PyTorch; what pruning cost in quality is for "
+        "`edgeport evaluate` to say.",
+        "",
+    ]
 
 
 def _quality(manifest: Manifest) -> list[str]:

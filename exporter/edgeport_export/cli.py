@@ -23,7 +23,17 @@ from edgeport_export.packed_source import packed_format
 from edgeport_export.pipeline import ExportResult, export
 from edgeport_export.progress import Progress
 from edgeport_export.quality.rows import parse_columns
-from edgeport_export.recipe import BLOCK_SIZES, CALIBRATORS, METHODS, OPSETS, PRECISIONS, QUANTIZERS, TABLE_BITS, Recipe
+from edgeport_export.recipe import (
+    BLOCK_SIZES,
+    CALIBRATORS,
+    METHODS,
+    OPSETS,
+    PRECISIONS,
+    QUANTIZERS,
+    TABLE_BITS,
+    Prune,
+    Recipe,
+)
 from edgeport_export.source import settle_task
 from edgeport_export.tasks import TASKS
 
@@ -38,6 +48,7 @@ examples:
   edgeport export HuggingFaceTB/SmolLM2-135M-Instruct chat --precision int8,int4
   edgeport export ./gpt2 writer --precision int4 --method gptq --calibration texts.txt --evaluation others.txt
   edgeport export dslim/bert-base-NER ner --fixed-shape 1x128 --precision fp16
+  edgeport export ./my-finetuned-bert small --prune latency=0.6 --calibration train.csv --columns label=intent
   edgeport export ./model out --dry-run
 """
 
@@ -102,7 +113,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights that share a scale (default: 32 with 4 bits, 128 with 8)",
     )
     weights.add_argument("--asymmetric", action="store_true", help="give every block a zero point of its own")
-    samples = parser.add_argument_group("samples of what the model will see (--method gptq and awq)")
+    parser.add_argument(
+        "--prune",
+        metavar="LIST",
+        help="cut out of the model, for a graph that is dense and smaller: shares to remove, heads=0.3,ffn=0.4; shares "
+        "to keep of the layers' arithmetic, flops=0.6, or of their time on this machine, latency=0.6, with heads and "
+        "neurons searched; layers=2 (or names, joined by +); importance=fisher|wanda|magnitude|random; "
+        "reconstruct=no to leave out the refit; samples=1024 (wants --calibration)",
+    )
+    samples = parser.add_argument_group("samples of what the model will see (--prune, --method gptq and awq)")
     samples.add_argument(
         "--calibration",
         metavar="FILE",
@@ -165,6 +184,7 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
         "block_size": args.block_size,
         "symmetric": False if args.asymmetric else None,
         "calibration": args.calibration,
+        "prune": Prune.parse(args.prune) if args.prune else None,
         "columns": parse_columns(args.columns) or None,
         "seed": args.seed,
         "evaluation": args.evaluation,

@@ -56,6 +56,7 @@ def manifest(
         labels=_labels(source),
         task_options=source.task_options,
         recipe=dataclasses.replace(recipe, task=source.task.name).to_dict(),
+        pruning=source.pruning,
         capture=capture,
         validation=validation,
         versions=_tool_versions(),
@@ -103,7 +104,7 @@ def _model_source(source: Source) -> ModelSource:
         architecture=type(source.model).__name__,
         model_type=source.config.model_type,
         revision=source.revision,
-        sha256=source.weights_sha256(),
+        sha256=source.pruning.get("original_sha256") or source.weights_sha256(),
     )
 
 

@@ -16,6 +16,7 @@ from edgeport_export import package
 from edgeport_export.card import model_card
 from edgeport_export.head import ExportHead
 from edgeport_export.progress import Progress
+from edgeport_export.prune import prune
 from edgeport_export.recipe import Recipe
 from edgeport_export.samples import padding_batches
 from edgeport_export.source import Source, load_source
@@ -72,6 +73,7 @@ def export(
             recipe = recipe.settled(source.bits)
             head = ExportHead(source)
         progress.note(f"{type(source.model).__name__}, {_parameters(source)} parameters, task {source.task.name}")
+        prune(source, recipe, progress)
         # A model that writes text is padded outside of what it sees, whatever its mask does.
         maskable = source.task.generates or _hides_padding(head, source, progress)
         try:

@@ -50,6 +50,8 @@ class Source:
     """Pooling, dense layers and normalization, where the task is sentence-embedding."""
     task_options: dict[str, Any] = field(default_factory=dict)
     max_length: int = 512
+    pruning: Mapping[str, Any] = field(default_factory=dict)
+    """What was cut out of the model since it was loaded."""
     integers: Mapping[str, Quantized] = field(default_factory=dict)
     """By the names of weights, of a checkpoint that comes quantized: what the weights stand for."""
 

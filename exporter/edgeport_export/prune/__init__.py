@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from edgeport_export.prune.stage import prune
+from edgeport_export.prune.stage import prune, pruning_summary
 
-__all__ = ["prune"]
+__all__ = ["prune", "pruning_summary"]

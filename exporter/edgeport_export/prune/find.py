@@ -73,7 +73,8 @@ def _trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> _Trace:
         return run
 
     inside = {id(p) for module in dense.values() for p in module.parameters(recurse=False)}
-    trace.parameters = {n: p for n, p in model.named_parameters() if id(p) not in inside}
+    words = _word_table(model)
+    trace.parameters = {n: p for n, p in model.named_parameters() if id(p) not in inside and p is not words}
     with _plain_attention(model):
         handles = [module.register_forward_hook(hook(name)) for name, module in dense.items()]
         try:
@@ -111,6 +112,14 @@ def _plain_attention(model: nn.Module) -> Iterator[None]:
             config._attn_implementation = before
 
 
+def _word_table(model: Any) -> Any:
+    """The largest of all parameters, as a rule, and none whose entries belong to heads or neurons."""
+    try:
+        return model.get_input_embeddings().weight
+    except (NotImplementedError, AttributeError):
+        return None
+
+
 def _block_of(model: nn.Module, name: str) -> str:
     """The innermost item of a list of modules that the module stands in; empty where there is none."""
     block, module, path = "", model, ""
@@ -137,11 +146,11 @@ def _separate(name: str, read: Tensor, trace: _Trace, block: str) -> Units | Non
 def _owned(name: str, read: Tensor, size: int, trace: _Trace) -> list[Own] | None:
     """What belongs to one unit each, of what makes the input; None where units of that size do not stand apart."""
     count = read.shape[-1] // size
-    targets: dict[str, Tensor] = {n: t for n, t in trace.leaves.items() if n != name}
-    targets |= trace.parameters
-    reached = _reached(read, size, count, list(targets.values()))
-    if reached is None:
+    leaves = {n: t for n, t in trace.leaves.items() if n != name}
+    if not _anything_apart(read, size, list(leaves.values())):
         return None
+    targets: dict[str, Tensor] = {**leaves, **trace.parameters}
+    reached = _reached(read, size, count, list(targets.values()))
     own = []
     for target, axes in zip(targets, reached, strict=True):
         for axis, belongs in axes.items():
@@ -172,38 +181,45 @@ def _along(owner: nn.Module, name: str, axis: int, product: bool) -> list[tuple[
     return [("weight", out_axis(owner)), *bias]
 
 
-def _reached(read: Tensor, size: int, count: int, targets: Sequence[Tensor]) -> list[dict[int, Tensor]] | None:
-    """For each target, by axis, the unit that each entry along it belongs to; None as soon as nothing stands apart.
+def _reached(read: Tensor, size: int, count: int, targets: Sequence[Tensor]) -> list[dict[int, Tensor]]:
+    """For each target, by axis, the unit that each entry along it belongs to.
 
     A leaf has its channels along the last axis, a parameter might along any.
     """
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(read.shape, generator=generator)
-    unit = torch.arange(read.shape[-1]) // size
-    hits: list[dict[int, Tensor]] = [{} for _ in targets]
+    hits: list[dict[int, list[Tensor]]] = [{} for _ in targets]
     for bit in range(max(1, (count - 1).bit_length())):
         for value in (0, 1):
-            chosen = ((unit >> bit) & 1) == value
-            gradients = torch.autograd.grad(
-                (read * weights * chosen).sum(), targets, retain_graph=True, allow_unused=True
-            )
+            gradients = _gradients(read, size, bit, value, targets)
             for target, found, gradient in zip(targets, hits, gradients, strict=True):
                 axes = (target.dim() - 1,) if not isinstance(target, nn.Parameter) else range(target.dim())
                 for axis in axes:
-                    hit = torch.zeros(target.shape[axis], dtype=torch.bool)
-                    if gradient is not None:
-                        hit = (gradient != 0).movedim(axis, 0).flatten(1).any(1) if target.dim() > 1 else gradient != 0
-                    found.setdefault(axis, torch.zeros(0, target.shape[axis], dtype=torch.bool))
-                    found[axis] = torch.cat([found[axis], hit[None]])
-        if bit == 0 and not _anything_apart(hits, targets):
-            return None
-    return [{axis: _decode(hit, count) for axis, hit in found.items()} for found in hits]
+                    found.setdefault(axis, []).append(_touched(target, gradient, axis))
+    return [{axis: _decode(torch.stack(hit), count) for axis, hit in found.items()} for found in hits]
 
 
-def _anything_apart(hits: Sequence[Mapping[int, Tensor]], targets: Sequence[Tensor]) -> bool:
+def _gradients(read: Tensor, size: int, bit: int, value: int, targets: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Of the sum, with random weights, of the channels of units in whose number ``bit`` is ``value``."""
+    chosen = ((torch.arange(read.shape[-1]) // size >> bit) & 1) == value
+    weights = torch.randn(read.shape, generator=torch.Generator().manual_seed(bit))
+    total = (read * weights * chosen).sum()
+    found: Sequence[Tensor | None] = torch.autograd.grad(total, targets, retain_graph=True, allow_unused=True)
+    return found
+
+
+def _touched(target: Tensor, gradient: Tensor | None, axis: int) -> Tensor:
+    """(entries along the axis,) bool: where the gradient is not zero."""
+    if gradient is None:
+        return torch.zeros(target.shape[axis], dtype=torch.bool)
+    return (gradient != 0).movedim(axis, 0).flatten(1).any(1) if target.dim() > 1 else gradient != 0
+
+
+def _anything_apart(read: Tensor, size: int, leaves: Sequence[Tensor]) -> bool:
     """Whether a channel of a leaf is reached from one side of the first bit alone."""
-    leaves = [h for h, t in zip(hits, targets, strict=True) if not isinstance(t, nn.Parameter)]
-    return any((hit[0] != hit[1]).any() for found in leaves for hit in found.values())
+    if not leaves:
+        return False
+    sides = [_gradients(read, size, 0, value, leaves) for value in (0, 1)]
+    pairs = zip(leaves, *sides, strict=True)
+    return any((_touched(t, zero, t.dim() - 1) != _touched(t, one, t.dim() - 1)).any() for t, zero, one in pairs)
 
 
 def _decode(hit: Tensor, count: int) -> Tensor:

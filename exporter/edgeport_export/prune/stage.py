@@ -26,7 +26,7 @@ from edgeport_export.recipe import Prune, Recipe
 from edgeport_export.samples import capture_batch
 from edgeport_export.source import Source
 
-__all__ = ["prune"]
+__all__ = ["prune", "pruning_summary"]
 
 _TOKENS = 2**16
 """Of the samples, at most."""
@@ -36,11 +36,8 @@ _MEASURED = 9
 """Sizes of a layer that are timed; those between are on a line."""
 
 
-def prune(source: Source, recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
-    """Cut the source's model as ``recipe.prune`` says, in place.
-
-    Returns:
-        What was cut, for the manifest; empty where nothing was to be.
+def prune(source: Source, recipe: Recipe, progress: Progress | None = None) -> None:
+    """Cut the source's model as ``recipe.prune`` says, in place; ``source.pruning`` says what was cut.
 
     Raises:
         UsageError: there are no samples, or no such layers or units.
@@ -48,13 +45,17 @@ def prune(source: Source, recipe: Recipe, progress: Progress | None = None) -> d
     """
     choice, progress = recipe.prune, progress or Progress(show=False)
     if choice is None:
-        return {}
+        return
     head = ExportHead(source)
     samples = load_calibration(source, recipe, choice.samples, tokens=_TOKENS) if choice.wants_samples else None
     before = sum(p.numel() for p in source.model.parameters())
     original = copy.deepcopy(source.model)
     torch.manual_seed(recipe.seed)
-    record: dict[str, Any] = {"importance": choice.importance, "samples": str(samples) if samples else None}
+    record: dict[str, Any] = {
+        "importance": choice.importance,
+        "samples": str(samples) if samples else None,
+        "original_sha256": source.weights_sha256(),
+    }
     if choice.layers:
         with progress.stage("prune", "Remove layers"):
             record["layers"] = _remove_layers(head, source, choice, samples)
@@ -68,8 +69,8 @@ def prune(source: Source, recipe: Recipe, progress: Progress | None = None) -> d
             progress.note(_not_pruned(refused))
     after = sum(p.numel() for p in source.model.parameters())
     record |= {"parameters": after, "original_parameters": before}
-    progress.note(f"{after / 1e6:.1f}M of {before / 1e6:.1f}M parameters stay")
-    return record
+    source.pruning = record
+    progress.note(pruning_summary(record))
 
 
 def _remove_layers(head: ExportHead, source: Source, choice: Prune, samples: Calibration | None) -> list[str]:
@@ -218,7 +219,7 @@ def _not_pruned(refused: Sequence[Units]) -> str:
     return f"{len(refused)} products keep all that they read, since what they read cannot be cut apart: {names}"
 
 
-def summary(record: Mapping[str, Any]) -> str:
+def pruning_summary(record: Mapping[str, Any]) -> str:
     """What was cut, in a sentence for people."""
     parts = [f"{len(record['layers'])} layers"] if record.get("layers") else []
     for kind, what in (("heads", "heads"), ("ffn", "neurons")):

@@ -118,6 +118,8 @@ class Manifest:
     """What the task's postprocessing needs beyond the labels, as data."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Every choice of the export; ``edgeport export --recipe`` takes it again."""
+    pruning: Mapping[str, Any] = field(default_factory=dict)
+    """What was cut out of the original; empty where nothing was."""
     capture: Mapping[str, Any] = field(default_factory=dict)
     """Which path captured the graph, and why."""
     validation: Mapping[str, Any] = field(default_factory=dict)
