@@ -144,25 +144,26 @@ def _bias_add(product: ir.Node, weight: ir.Value, transposed: bool) -> ir.Node |
 
 @dataclass
 class Int8Weights:
-    """A graph's matrices in int8, each stored once."""
+    """A graph's matrices in int8, each stored once. Products ask in the graph's order."""
 
     graph: ir.Graph
+    transposed: dict[str, tuple[ir.Value, ir.Value]] = field(default_factory=dict)
 
     def of(self, product: Product) -> tuple[ir.Value, ir.Value]:
         """The product's weight as int8 (in, out), and its scales (out,)."""
         weight = product.weight
         if not (product.node.op_type == "FusedMatMul" and product.transposed):
             return self._stored(weight, axis=0, keepdims=False, suffix="int8", transpose=product.transposed)
-        # A table that an output layer shares: the product reads what the look-up reads, transposed.
+        # A table that an output layer shares, or a weight that layers share: read as it is stored, transposed once.
         quantized, scale = self.rows(weight)
-        swap = ir.node("Transpose", [quantized], {"perm": [1, 0]})
-        swap.outputs[0].name = f"{name_of(weight)}.int8.T"
-        self.graph.insert_before(product.node, swap)
-        name = f"{name_of(weight)}.int8.scale"
-        flat = self.graph.initializers.get(name) or new_weight(
-            self.graph, name, ir.tensor(tensor_of(scale).numpy().reshape(-1), name=name)
-        )
-        return swap.outputs[0], flat
+        name = name_of(weight)
+        if name not in self.transposed:
+            swap = ir.node("Transpose", [quantized], {"perm": [1, 0]})
+            swap.outputs[0].name = f"{name}.int8.T"
+            self.graph.insert_before(product.node, swap)
+            flat = ir.tensor(tensor_of(scale).numpy().reshape(-1), name=f"{name}.int8.scale")
+            self.transposed[name] = swap.outputs[0], new_weight(self.graph, f"{name}.int8.scale", flat)
+        return self.transposed[name]
 
     def rows(self, table: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Table (rows, width) as int8 and scales (rows, 1)."""

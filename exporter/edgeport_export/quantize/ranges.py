@@ -66,15 +66,10 @@ def mse(histogram: Histogram) -> Range:
         return _squared_error(values, counts, between)
 
     best = Range(low, high)
-    for cuts in (_CUTS[::8], _CUTS):  # coarsely over everything, then finely around
-        for side in ("high", "low"):
-            whole = high if side == "high" else low
-            near = [
-                cut
-                for cut in cuts
-                if cuts.size < _CUTS.size or abs(cut * whole - getattr(best, side)) <= abs(whole) / 10
-            ]
-            best = min([best, *(replace(best, **{side: whole * cut}) for cut in near)], key=error)
+    for cuts, around in ((_CUTS[::8], 1.0), (_CUTS, 0.1)):  # coarsely over everything, then finely around
+        for side, whole in (("high", high), ("low", low)):
+            ends = [whole * cut for cut in cuts if abs(whole * cut - getattr(best, side)) <= abs(whole) * around]
+            best = min([best, *(replace(best, **{side: end}) for end in ends)], key=error)
     return best
 
 
