@@ -25,6 +25,7 @@ from edgeport_export.decoder_runner import DecoderRunner
 from edgeport_export.graph_io import (
     MIN_ONNXRUNTIME,
     operator_counts,
+    page_out,
     return_freed_memory,
     runner,
     save_graph,
@@ -128,6 +129,7 @@ def make_variant(
             counts = operator_counts(model)
             del model
             return_freed_memory()
+            page_out(".safetensors")
         measured: dict[str, Any] = {}
         verdict = None
         if reference is not None:

@@ -18,6 +18,9 @@ __all__ = ["TextScore"]
 _LARGEST = 700.0
 """Nats a token, at which the perplexity ends: exp of more is no number, and no model predicts as badly."""
 
+_COMPARED = 16
+"""Tokens that are compared at a time: what that takes on the way is several times their predictions."""
+
 
 class TextScore:
     """Perplexity; with a reference, divergence and agreement too."""
@@ -43,8 +46,12 @@ class TextScore:
         """
         self.tokens += len(tokens)
         self._negative_logs -= float(logprobs[np.arange(len(tokens)), tokens].sum(dtype=np.float64))
-        if reference is None:
-            return
+        if reference is not None:
+            for start in range(0, len(tokens), _COMPARED):
+                some = slice(start, start + _COMPARED)
+                self._compare(logprobs[some], reference[some])
+
+    def _compare(self, logprobs: FloatArray, reference: npt.NDArray[np.floating[Any]]) -> None:
         logs = reference.astype(np.float32)
         shares = np.exp(logs)
         sums = shares.sum(axis=1, keepdims=True)
@@ -55,7 +62,7 @@ class TextScore:
         self._divergence += float(differences.sum(dtype=np.float64))
         chosen = np.take_along_axis(reference, logprobs.argmax(axis=1)[:, None], axis=1)[:, 0]
         self._same += int((chosen == reference.max(axis=1)).sum())
-        self._compared += len(tokens)
+        self._compared += len(logprobs)
 
     @property
     def perplexity(self) -> float:
