@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._messages,
+            env=os.environ if spec.python is None else {**os.environ, "HF_HUB_OFFLINE": "1"},
             text=True,
             encoding="utf-8",
         )

@@ -128,8 +128,9 @@ def print_report(report: BenchReport, console: Console) -> None:
         f"{machine.versions.get('onnxruntime', '?')}[/]",
         highlight=False,
     )
+    ratios = speedups(report)
     for phase in dict.fromkeys(m.phase for m in report.measurements):
-        console.print(_speed_table(report, phase))
+        console.print(_speed_table(report, phase, ratios))
     console.print(_cost_table(report))
     for refusal in report.refusals:
         where = f" at {refusal.where}" if refusal.where else ""
@@ -138,7 +139,7 @@ def print_report(report: BenchReport, console: Console) -> None:
         console.print(f"[yellow]![/] {warning}", highlight=False)
 
 
-def _speed_table(report: BenchReport, phase: str) -> Table:
+def _speed_table(report: BenchReport, phase: str, ratios: Sequence[Ratio | None]) -> Table:
     last = phase != FIRST  # of two tables, the second explains both
     table = _table("shape", "subject", title=_TITLES.get(phase), caption=_caption(report, phase) if last else None)
     reads = phase in (READ, TEXTS)
@@ -149,7 +150,7 @@ def _speed_table(report: BenchReport, phase: str) -> Table:
     if report.baseline:
         table.add_column("speed-up", no_wrap=True)
     previous = None
-    for m, speedup in zip(report.measurements, speedups(report), strict=True):
+    for m, speedup in zip(report.measurements, ratios, strict=True):
         if m.phase != phase:
             continue
         shape = f"{m.batch} × {m.length}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from edgeport_bench.peers.heads import sentence_head
 from edgeport_bench.subjects import Array
 
 __all__ = ["Ctranslate2Reader", "Ctranslate2Writer", "open_subject", "prepare"]
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 _TYPES = {"fp32": "float32", "int8": "int8"}
 

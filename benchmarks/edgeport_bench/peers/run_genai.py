@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,24 @@ from edgeport_bench.subjects import Array
 
 __all__ = ["GenaiWriter", "open_subject", "prepare"]
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 
 def prepare(options: Mapping[str, Any]) -> None:
-    """Build the model for the processor."""
-    from onnxruntime_genai.models.builder import create_model
+    """Build the model for the processor, by the builder's command line.
 
+    Raises:
+        NotImplementedError: the builder refuses the model.
+    """
     folder = options["folder"]
-    create_model(None, options["model"], folder, options["flavour"], "cpu", str(Path(folder) / "cache"))
+    named = {"-i": options["model"], "-o": folder, "-p": options["flavour"], "-e": "cpu", "-c": f"{folder}/cache"}
+    arguments = [part for pair in named.items() for part in pair]
+    done = subprocess.run(
+        [sys.executable, "-m", "onnxruntime_genai.models.builder", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise NotImplementedError((done.stderr.strip().splitlines() or ["the builder says nothing"])[-1])
 
 
 def open_subject(options: Mapping[str, Any]) -> GenaiWriter:

@@ -5,19 +5,17 @@ optimum-intel converts; what is measured imports openvino and numpy.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 
 from edgeport_bench.peers.heads import sentence_head
 from edgeport_bench.subjects import Array
 
 __all__ = ["OpenvinoReader", "OpenvinoWriter", "convert", "open_subject", "prepare"]
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 _TASKS = {"sentence-embedding": "feature-extraction", "text-generation": "text-generation-with-past"}
 _CLASSIFYING = ("zero-shot-classification", "text-ranking")
@@ -25,15 +23,12 @@ _CLASSIFYING = ("zero-shot-classification", "text-ranking")
 
 def prepare(options: Mapping[str, Any]) -> None:
     """Convert to ``openvino_model.xml``, quantized if the flavour asks for it."""
-    import openvino
-
     openvino.save_model(convert(options), Path(options["folder"]) / "openvino_model.xml", compress_to_fp16=False)
 
 
 def convert(options: Mapping[str, Any]) -> Any:
     """OpenVINO's graph of the model, in the flavour."""
     import nncf
-    import openvino
     from optimum.exporters.openvino import main_export
 
     model, plain = Path(options["model"]), Path(options["folder"]) / "plain"
@@ -54,8 +49,6 @@ def convert(options: Mapping[str, Any]) -> Any:
 
 def open_subject(options: Mapping[str, Any]) -> OpenvinoReader | OpenvinoWriter:
     """Compile the converted model for the processor."""
-    import openvino
-
     folder = Path(options["folder"])
     settings = {"INFERENCE_NUM_THREADS": options["threads"], "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
     model = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", settings)

@@ -5,19 +5,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
+from optimum import onnxruntime as ort
 
 from edgeport_bench.peers.heads import sentence_head
 from edgeport_bench.subjects import Array
 
 __all__ = ["OptimumReader", "OptimumWriter", "has_vnni", "open_subject", "prepare"]
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 _CLASSES = {
     "text-classification": "ORTModelForSequenceClassification",
@@ -35,7 +34,6 @@ _FILES = {"fp32": "model.onnx", "int8": "model_quantized.onnx"}
 
 def prepare(options: Mapping[str, Any]) -> None:
     """Export, and quantize if the flavour asks for it."""
-    from optimum import onnxruntime as ort
     from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
     folder = options["folder"]
@@ -49,9 +47,6 @@ def prepare(options: Mapping[str, Any]) -> None:
 
 def open_subject(options: Mapping[str, Any]) -> OptimumReader | OptimumWriter:
     """The converted model in optimum's class."""
-    import onnxruntime
-    from optimum import onnxruntime as ort
-
     session = onnxruntime.SessionOptions()
     session.intra_op_num_threads = options["threads"]
     file = _FILES[options["flavour"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from sentence_transformers import SentenceTransformer
 from edgeport_bench.subjects import Array
 
 __all__ = ["Embedder", "open_subject", "prepare"]
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 _OPENVINO_FILE = "openvino_model_qint8_quantized.xml"
 
