@@ -22,6 +22,7 @@ from rich.table import Table
 from edgeport_export.packed_source import packed_format
 from edgeport_export.pipeline import ExportResult, export
 from edgeport_export.progress import Progress
+from edgeport_export.pruning import Prune, Recover
 from edgeport_export.quality.rows import parse_columns
 from edgeport_export.recipe import (
     BLOCK_SIZES,
@@ -31,7 +32,6 @@ from edgeport_export.recipe import (
     PRECISIONS,
     QUANTIZERS,
     TABLE_BITS,
-    Prune,
     Recipe,
 )
 from edgeport_export.source import settle_task
@@ -121,6 +121,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "neurons searched; layers=2 (or names, joined by +); importance=fisher|wanda|magnitude|random; "
         "reconstruct=no to leave out the refit; samples=1024 (wants --calibration)",
     )
+    parser.add_argument(
+        "--recover",
+        metavar="TIME",
+        help="let the pruned model learn from the original with the rows of --calibration: 10m, 90s or 500steps, then "
+        "batch=32, rate=1e-4, folder=DIR for checkpoints to go on from, logs=yes for TensorBoard",
+    )
     samples = parser.add_argument_group("samples of what the model will see (--prune, --method gptq and awq)")
     samples.add_argument(
         "--calibration",
@@ -184,6 +190,7 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
         "block_size": args.block_size,
         "symmetric": False if args.asymmetric else None,
         "calibration": args.calibration,
+        "recover": Recover.parse(args.recover) if args.recover else None,
         "prune": Prune.parse(args.prune) if args.prune else None,
         "columns": parse_columns(args.columns) or None,
         "seed": args.seed,

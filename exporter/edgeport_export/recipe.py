@@ -9,31 +9,31 @@ import dataclasses
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgeport.errors import UsageError
 
+from edgeport_export.allowed import one_of
+from edgeport_export.pruning import Prune, Recover
+
 __all__ = [
     "BLOCK_SIZES",
     "CALIBRATED",
     "CALIBRATORS",
-    "IMPORTANCES",
     "METHODS",
     "OPSETS",
     "PRECISIONS",
     "QUANTIZERS",
     "TABLE_BITS",
     "Limits",
-    "Prune",
     "Recipe",
 ]
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 METHODS = ("rtn", "hqq", "gptq", "awq")
-IMPORTANCES = ("fisher", "wanda", "magnitude", "random")
 CALIBRATED = ("gptq", "awq")
 """Methods that look at what the model does with sample texts."""
 BLOCK_SIZES = (16, 32, 64, 128)
@@ -64,86 +64,6 @@ DEFAULT_LIMITS: Mapping[str, Limits] = {
     "int8": Limits(cosine=0.95),
     "int4": Limits(cosine=0.9),
 }
-
-
-@dataclass(frozen=True)
-class Prune:
-    """What is cut out of the model before it is captured, so that the graph is smaller and dense.
-
-    Raises:
-        UsageError: a value is not allowed, or nothing is to be cut.
-    """
-
-    heads: float = 0.0
-    """Share of the attention heads that go, the least important of all layers first."""
-    ffn: float = 0.0
-    """Share of the neurons of the feed-forward layers that go."""
-    flops: float | None = None
-    """Share of the layers' arithmetic that stays; heads and neurons to go for it are searched."""
-    latency: float | None = None
-    """Share of the layers' time on this machine that stays, measured for a row of the samples' length."""
-    layers: int | tuple[str, ...] = 0
-    """Whole layers that go: how many, those that change the outputs least; or their names."""
-    importance: str = "fisher"
-    reconstruct: bool = True
-    """Refit what reads the heads and neurons that stay, by least squares."""
-    samples: int = 1024
-    """Rows of the calibration file, at most."""
-
-    def __post_init__(self) -> None:
-        for name in ("heads", "ffn"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(
-                    f"prune {name}={getattr(self, name)}: it is the share to remove, at least 0 and below 1."
-                )
-        for name in ("flops", "latency"):
-            kept = getattr(self, name)
-            if kept is not None and not 0 < kept < 1:
-                raise UsageError(f"prune {name}={kept}: it is the share to keep, above 0 and below 1.")
-        if sum((self.heads > 0 or self.ffn > 0, self.flops is not None, self.latency is not None)) > 1:
-            raise UsageError(
-                "prune takes heads and ffn, or flops, or latency: the last two find the shares themselves."
-            )
-        if isinstance(self.layers, int) and self.layers < 0:
-            raise UsageError(f"prune layers={self.layers}: it is how many to remove.")
-        if not (self.cuts_units or self.layers):
-            raise UsageError("prune was asked to remove nothing: name a share, as in heads=0.3, or flops=0.6.")
-        _one_of("importance", (self.importance,), IMPORTANCES)
-        if self.samples < 1:
-            raise UsageError(f"prune samples={self.samples}: give at least 1, better some hundred.")
-
-    @property
-    def cuts_units(self) -> bool:
-        return bool(self.heads or self.ffn or self.flops is not None or self.latency is not None)
-
-    @property
-    def wants_samples(self) -> bool:
-        unit_samples = self.cuts_units and (self.importance in ("fisher", "wanda") or self.reconstruct)
-        return unit_samples or (isinstance(self.layers, int) and self.layers > 0) or self.latency is not None
-
-    @classmethod
-    def parse(cls, text: str) -> Prune:
-        """``heads=0.3,ffn=0.4`` as on the command line; names of layers are joined by ``+``.
-
-        Raises:
-            UsageError: no such field, or no number where there should be one.
-        """
-        types: dict[str, Callable[[str], Any]] = {
-            **dict.fromkeys(("heads", "ffn", "flops", "latency"), float),
-            "layers": lambda v: int(v) if v.isdecimal() else tuple(v.split("+")),
-            "samples": int,
-            "importance": str,
-            "reconstruct": {"yes": True, "no": False}.__getitem__,
-        }
-        values: dict[str, Any] = {}
-        for part in text.split(","):
-            name, _, value = part.strip().partition("=")
-            _one_of("prune option", (name,), tuple(types))
-            try:
-                values[name] = types[name](value)
-            except (ValueError, KeyError) as e:
-                raise UsageError(f"--prune {part.strip()!r} has no value that fits: write it like heads=0.3.") from e
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -187,6 +107,8 @@ class Recipe:
     """Bits of embedding tables in int8 of models that read: 8 or 4."""
     prune: Prune | None = None
     """What is cut out of the model before it is captured; None leaves it whole."""
+    recover: Recover | None = None
+    """How the model that was cut learns from the original."""
     evaluation: str | None = None
     """A text file that variants of a model that writes text are scored on; None takes a text that comes along."""
     revision: str | None = None
@@ -195,30 +117,34 @@ class Recipe:
     limits: Mapping[str, Limits] = field(default_factory=lambda: dict(DEFAULT_LIMITS))
 
     def __post_init__(self) -> None:
-        _one_of("precision", self.precisions, PRECISIONS)
+        one_of("precision", self.precisions, PRECISIONS)
         if len(set(self.precisions)) != len(self.precisions):
             raise UsageError(f"precisions are {', '.join(self.precisions)}: name each once.")
         if self.opset not in OPSETS:
             raise UsageError(f"opset {self.opset} is not supported: choose {OPSETS[0]} to {OPSETS[-1]}.")
         if self.fixed_shape is not None and (len(self.fixed_shape) != 2 or min(self.fixed_shape) < 1):
             raise UsageError(f"fixed shape {self.fixed_shape} is not a batch and a length of at least 1: try 1x128.")
-        _one_of("method", (self.method,), METHODS)
+        one_of("method", (self.method,), METHODS)
         if self.block_size is not None and self.block_size not in BLOCK_SIZES:
             raise UsageError(f"block size {self.block_size} is not supported: choose from {BLOCK_SIZES}.")
         if self.method in CALIBRATED and self.calibration is None:
             raise UsageError(f"{self.method} rounds by what the model does with sample texts: pass --calibration FILE.")
         self._check_int8()
+        if self.recover is not None and self.prune is None:
+            raise UsageError("there is nothing to recover from where nothing is pruned: pass --prune as well.")
+        if self.recover is not None and self.calibration is None:
+            raise UsageError("distillation learns from what the model will see: pass --calibration FILE.")
         if self.prune is not None and self.prune.wants_samples and self.calibration is None:
             raise UsageError("pruning looks at what the model will see: pass --calibration FILE.")
-        _one_of("precision in limits", tuple(self.limits), PRECISIONS)
+        one_of("precision in limits", tuple(self.limits), PRECISIONS)
         try:
             re.compile(self.keep_fp32 or "")
         except re.error as e:
             raise UsageError(f"--keep-fp32 {self.keep_fp32!r} is no regular expression: {e}.") from e
 
     def _check_int8(self) -> None:
-        _one_of("quantizer", (self.quantize,), QUANTIZERS)
-        _one_of("calibrator", (self.calibrator,), CALIBRATORS)
+        one_of("quantizer", (self.quantize,), QUANTIZERS)
+        one_of("calibrator", (self.calibrator,), CALIBRATORS)
         if self.tables not in TABLE_BITS:
             raise UsageError(f"tables of {self.tables} bits are not supported: choose 8 or 4.")
         if self.smooth is not None and not 0 <= self.smooth <= 1:
@@ -265,12 +191,14 @@ class Recipe:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """The inverse of ``to_dict``; missing keys take their defaults."""
-        _one_of("recipe key", tuple(data), tuple(f.name for f in dataclasses.fields(cls)))
+        one_of("recipe key", tuple(data), tuple(f.name for f in dataclasses.fields(cls)))
         values = dict(data)
         try:
             for key in ("precisions", "fixed_shape"):
                 if values.get(key) is not None:
                     values[key] = tuple(values[key])
+            if values.get("recover") is not None:
+                values["recover"] = Recover(**values["recover"])
             if values.get("prune") is not None:
                 given_prune = dict(values["prune"])
                 if isinstance(given_prune.get("layers"), list):
@@ -301,9 +229,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False)
-
-
-def _one_of(what: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> None:
-    for value in values:
-        if value not in allowed:
-            raise UsageError(f"{what} {value!r} is not known: choose from {', '.join(allowed)}.")

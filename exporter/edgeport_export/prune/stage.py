@@ -22,7 +22,8 @@ from edgeport_export.prune.objective import objective, outputs
 from edgeport_export.prune.reconstruct import reconstruct
 from edgeport_export.prune.search import Choices, rearrange, share, within
 from edgeport_export.prune.units import Units
-from edgeport_export.recipe import Prune, Recipe
+from edgeport_export.pruning import Prune
+from edgeport_export.recipe import Recipe
 from edgeport_export.samples import capture_batch
 from edgeport_export.source import Source
 
@@ -46,6 +47,8 @@ def prune(source: Source, recipe: Recipe, progress: Progress | None = None) -> N
     choice, progress = recipe.prune, progress or Progress(show=False)
     if choice is None:
         return
+    if recipe.recover is not None:
+        from edgeport_export.prune.recover import recover  # says what is missing before any work
     head = ExportHead(source)
     samples = load_calibration(source, recipe, choice.samples, tokens=_TOKENS) if choice.wants_samples else None
     before = sum(p.numel() for p in source.model.parameters())
@@ -71,6 +74,8 @@ def prune(source: Source, recipe: Recipe, progress: Progress | None = None) -> N
     record |= {"parameters": after, "original_parameters": before}
     source.pruning = record
     progress.note(pruning_summary(record))
+    if recipe.recover is not None:
+        recover(original, source, recipe, progress)
 
 
 def _remove_layers(head: ExportHead, source: Source, choice: Prune, samples: Calibration | None) -> list[str]:

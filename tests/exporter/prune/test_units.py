@@ -15,7 +15,8 @@ from edgeport_export.head import ExportHead
 from edgeport_export.prune.cut import cut, cuttable
 from edgeport_export.prune.find import find_units
 from edgeport_export.prune.units import Units, masked
-from edgeport_export.recipe import Limits, Prune, Recipe
+from edgeport_export.pruning import Prune
+from edgeport_export.recipe import Limits, Recipe
 from edgeport_export.samples import capture_batch
 from edgeport_export.source import Source, load_source
 from torch import Tensor

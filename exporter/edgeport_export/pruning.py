@@ -1,0 +1,155 @@
+"""What is to be cut out of a model, and how it recovers: parts of a recipe, and how the command line writes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from edgeport.errors import UsageError
+
+from edgeport_export.allowed import one_of
+
+__all__ = ["IMPORTANCES", "Prune", "Recover"]
+
+IMPORTANCES = ("fisher", "wanda", "magnitude", "random")
+
+
+@dataclass(frozen=True)
+class Prune:
+    """What is cut out of the model before it is captured, so that the graph is smaller and dense.
+
+    Raises:
+        UsageError: a value is not allowed, or nothing is to be cut.
+    """
+
+    heads: float = 0.0
+    """Share of the attention heads that go, the least important of all layers first."""
+    ffn: float = 0.0
+    """Share of the neurons of the feed-forward layers that go."""
+    flops: float | None = None
+    """Share of the layers' arithmetic that stays; heads and neurons to go for it are searched."""
+    latency: float | None = None
+    """Share of the layers' time on this machine that stays, measured for a row of the samples' length."""
+    layers: int | tuple[str, ...] = 0
+    """Whole layers that go: how many, those that change the outputs least; or their names."""
+    importance: str = "fisher"
+    reconstruct: bool = True
+    """Refit what reads the heads and neurons that stay, by least squares."""
+    samples: int = 1024
+    """Rows of the calibration file, at most."""
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "ffn"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(
+                    f"prune {name}={getattr(self, name)}: it is the share to remove, at least 0 and below 1."
+                )
+        for name in ("flops", "latency"):
+            kept = getattr(self, name)
+            if kept is not None and not 0 < kept < 1:
+                raise UsageError(f"prune {name}={kept}: it is the share to keep, above 0 and below 1.")
+        if sum((self.heads > 0 or self.ffn > 0, self.flops is not None, self.latency is not None)) > 1:
+            raise UsageError(
+                "prune takes heads and ffn, or flops, or latency: the last two find the shares themselves."
+            )
+        if isinstance(self.layers, int) and self.layers < 0:
+            raise UsageError(f"prune layers={self.layers}: it is how many to remove.")
+        if not (self.cuts_units or self.layers):
+            raise UsageError("prune was asked to remove nothing: name a share, as in heads=0.3, or flops=0.6.")
+        one_of("importance", (self.importance,), IMPORTANCES)
+        if self.samples < 1:
+            raise UsageError(f"prune samples={self.samples}: give at least 1, better some hundred.")
+
+    @property
+    def cuts_units(self) -> bool:
+        return bool(self.heads or self.ffn or self.flops is not None or self.latency is not None)
+
+    @property
+    def wants_samples(self) -> bool:
+        unit_samples = self.cuts_units and (self.importance in ("fisher", "wanda") or self.reconstruct)
+        return unit_samples or (isinstance(self.layers, int) and self.layers > 0) or self.latency is not None
+
+    @classmethod
+    def parse(cls, text: str) -> Prune:
+        """``heads=0.3,ffn=0.4`` as on the command line; names of layers are joined by ``+``.
+
+        Raises:
+            UsageError: no such field, or no number where there should be one.
+        """
+        types: dict[str, Callable[[str], Any]] = {
+            **dict.fromkeys(("heads", "ffn", "flops", "latency"), float),
+            "layers": lambda v: int(v) if v.isdecimal() else tuple(v.split("+")),
+            "samples": int,
+            "importance": str,
+            "reconstruct": {"yes": True, "no": False}.__getitem__,
+        }
+        values: dict[str, Any] = {}
+        for part in text.split(","):
+            name, _, value = part.strip().partition("=")
+            one_of("prune option", (name,), tuple(types))
+            try:
+                values[name] = types[name](value)
+            except (ValueError, KeyError) as e:
+                raise UsageError(f"--prune {part.strip()!r} has no value that fits: write it like heads=0.3.") from e
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Recover:
+    """Distillation of a pruned model from the original, with the calibration rows.
+
+    Raises:
+        UsageError: a value is not allowed.
+    """
+
+    minutes: float = 10.0
+    """For the training, as near as a few timed steps tell."""
+    steps: int | None = None
+    """Instead of minutes: the same however fast the machine is."""
+    batch: int = 32
+    """Rows a step and device."""
+    learning_rate: float = 1e-4
+    folder: str | None = None
+    """For checkpoints; a run that was interrupted goes on from there."""
+    logs: bool = False
+    """For TensorBoard, in the folder."""
+
+    def __post_init__(self) -> None:
+        if self.minutes <= 0 or (self.steps is not None and self.steps < 1) or self.batch < 1:
+            raise UsageError(
+                f"recover for {self.minutes:g} minutes or {self.steps} steps, {self.batch} rows: all are to be above 0."
+            )
+        if self.learning_rate < 0:
+            raise UsageError(f"recover rate={self.learning_rate}: give a learning rate above 0, such as 1e-4.")
+        if self.logs and self.folder is None:
+            raise UsageError("recover writes logs into its folder: name one, as in 10m,folder=run,logs=yes.")
+
+    @classmethod
+    def parse(cls, text: str) -> Recover:
+        """``10m``, ``90s``, ``1h`` or ``500steps``, and ``batch=``, ``rate=``, ``folder=``, ``logs=yes`` after it.
+
+        Raises:
+            UsageError: it is not written like that.
+        """
+        duration, *more = text.split(",")
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|steps)", duration)
+        options = dict(part.partition("=")[::2] for part in more)
+        one_of("recover option", tuple(options), ("batch", "rate", "folder", "logs"))
+        if found is None:
+            raise UsageError(f"--recover {duration!r} is no time: write it like 10m, 90s or 500steps.")
+        number, unit = float(found[1]), found[2]
+        try:
+            return cls(
+                minutes=number * {"s": 1 / 60, "m": 1, "h": 60, "steps": 1}[unit],
+                steps=int(number) if unit == "steps" else None,
+                batch=int(options.get("batch", cls.batch)),
+                learning_rate=float(options.get("rate", cls.learning_rate)),
+                folder=options.get("folder"),
+                logs=options.get("logs", "no") == "yes",
+            )
+        except UsageError:
+            raise
+        except ValueError as e:
+            raise UsageError(f"--recover {text!r} has no value that fits: write it like 10m,batch=32,rate=1e-4.") from e
