@@ -25,14 +25,14 @@ _TOKENS = 1024
 
 def observe(
     model: ir.Model, names: Sequence[str], batches: Iterable[Batch], see: Callable[[str, NDArray[np.float32]], None]
-) -> int:
-    """Show ``see`` the values called ``names`` for every batch; returns how many rows there were.
+) -> None:
+    """Show ``see`` the values called ``names`` for every batch.
 
     Positions that the attention mask hides are left out where a value has a row for each position.
 
     Args:
         model: Is not changed.
-        names: Of float values in the graph, or inputs of it.
+        names: Of float values that nodes of the graph make.
         batches: Input name to int64 (rows, tokens).
         see: Takes a value's name and what it is for a batch, float32 (..., channels).
 
@@ -43,20 +43,17 @@ def observe(
     values = {value.name: value for node in watched.graph for value in node.outputs}
     present = {output.name for output in watched.graph.outputs}
     watched.graph.outputs.extend(values[name] for name in names if name not in present)
-    rows = 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "observed.onnx"
         save_graph(watched, path)
         del watched
         session = opened(path, open_graph)
         for batch in batches:
-            rows += next(iter(batch.values())).shape[0]
             for piece in _pieces(batch):
                 with running(path, piece):
                     found = session.run(list(names), dict(piece))
                 for name, array in zip(names, found, strict=True):
                     _show(name, array, piece.get("attention_mask"), see)
-    return rows
 
 
 def _show(
