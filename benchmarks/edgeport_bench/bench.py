@@ -23,7 +23,6 @@ __all__ = ["BenchOptions", "bench"]
 
 _ORIGINALS = ("torch", "sentence-transformers-torch", "fp32")
 """Subjects that outputs are compared with, best first: the original, or what was compared with it when it was made."""
-_READS_NO_TEXTS = ("torch", "torch-compile", "optimum", "openvino", "ctranslate2")
 
 Say = Callable[[str], None]
 
@@ -53,6 +52,8 @@ def bench(path: str | Path, options: BenchOptions | None = None, *, say: Say = l
         reads_texts=options.texts is not None,
     )
     workload = make_workload(target, options)
+    if options.evaluation is not None and not any(spec.kind.startswith("bundle") for spec in target.specs):
+        raise UsageError(f"--eval scores bundles, and {str(path)!r} is none: export it, or leave --eval out.")
     specs, refusals = _with_peers(target, options, threads, say)
     reference = _reference(specs)
     machine, clock = describe_machine(), read_clock()
@@ -98,7 +99,7 @@ def _with_peers(
     peers = resolve_peers(names)
     if options.texts is not None:
         for peer, _ in peers:
-            if peer.name in _READS_NO_TEXTS:
+            if not peer.reads_texts:
                 raise UsageError(
                     f"{peer.name} reads tokens and no texts: compare with sentence-transformers or fastembed."
                 )

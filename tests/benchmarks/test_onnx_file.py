@@ -81,3 +81,9 @@ def test_wrong_calls_are_refused(tmp_path: Path, name: str, options: BenchOption
     (tmp_path / "folder").mkdir()
     with pytest.raises(UsageError, match=words):
         bench(tmp_path / name, options)
+
+
+def test_quality_is_asked_of_bundles_alone(tmp_path: Path) -> None:
+    path = _graph(tmp_path / "good.onnx", [1, 2])
+    with pytest.raises(UsageError, match="--eval scores bundles"):
+        bench(path, BenchOptions(evaluation=tmp_path / "data.tsv"))

@@ -37,8 +37,8 @@ class Peer:
     """Which list of packages it runs with; None: those that are installed here."""
     prepared_by: str | None = None
     """Whose list converts the model, where that is another one."""
-    kind: str = ""
-    """Key of ``edgeport_bench.subjects.KINDS``; the name where left out."""
+    reads_texts: bool = False
+    """Whether it tokenizes, too."""
 
     def label(self, flavour: str) -> str:
         """What tables call it."""
@@ -52,8 +52,14 @@ PEERS: Mapping[str, Peer] = {
         Peer("torch-compile", ("",), _READING),
         Peer("optimum", ("fp32", "int8"), _ANY, "optimum"),
         Peer("openvino", ("default", "int8"), _ANY, "openvino"),
-        Peer("sentence-transformers", ("torch", "onnx-int8", "openvino-int8"), _EMBEDDING, "sentence-transformers"),
-        Peer("fastembed", ("fp32", "int8"), _EMBEDDING, "fastembed", prepared_by="optimum"),
+        Peer(
+            "sentence-transformers",
+            ("torch", "onnx-int8", "openvino-int8"),
+            _EMBEDDING,
+            "sentence-transformers",
+            reads_texts=True,
+        ),
+        Peer("fastembed", ("fp32", "int8"), _EMBEDDING, "fastembed", prepared_by="optimum", reads_texts=True),
         Peer(
             "ctranslate2",
             ("fp32", "int8"),
