@@ -64,6 +64,7 @@ def describe(manifest: Manifest) -> Iterator[str]:
     )
     yield ""
     yield from _quality(manifest)
+    yield from _compression(manifest)
     yield from _row("runs here", _choice(manifest))
     for name, variant in manifest.variants.items():
         operators = [f"{count} {op}" for op, count in variant.operators.items()]
@@ -128,6 +129,23 @@ def _quality(manifest: Manifest) -> Iterator[str]:
     text = text if isinstance(text, Mapping) else {}
     yield from _row("", f"{text.get('tokens')} tokens of {text.get('name')}; the original's perplexity is {original}")
     yield ""
+
+
+def _compression(manifest: Manifest) -> Iterator[str]:
+    """What a variant of `edgeport compress` has lost, and what it has gained; nothing for any other."""
+    for name, variant in manifest.variants.items():
+        if loss := _measured(variant, "compression"):
+            value, low, high = (_number(loss.get(key), ".2f") for key in ("value", "low", "high"))
+            speeds = _measured(variant, "compression", "times_as_fast_as")
+            faster = [f"{_number(_measured_in(speeds, other), '.2f')} x {other}" for other in speeds]
+            what = f"{loss.get('unit')} of {loss.get('metric')} on {loss.get('rows')} rows"
+            lost = f"{name} lost {value} ({low} to {high}) {what}"
+            yield from _row("compressed", f"{lost}; speed: {', '.join(faster)}; see report.html")
+
+
+def _measured_in(speeds: Mapping[str, Any], other: str) -> object:
+    found = speeds[other]
+    return found.get("value") if isinstance(found, Mapping) else None
 
 
 def _columns(manifest: Manifest) -> list[str]:

@@ -29,6 +29,19 @@ def rich_bundle(make_bundle: Callable[..., Bundle], variant_of: Callable[..., An
     )
 
 
+def test_inspect_tells_what_a_compression_cost(
+    make_bundle: Callable[..., Bundle], variant_of: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ratio = {"value": 1.5, "low": 1.4, "high": 1.6}
+    loss = {"value": 0.25, "low": -0.1, "high": 0.6, "unit": "points", "metric": "accuracy", "rows": 2056}
+    measured = {"compression": {**loss, "times_as_fast_as": {"torch fp32": ratio, "odd": 3}}}
+    bundle = make_bundle([variant_of("int8", measured=measured), variant_of("fp32")])
+    assert main(["inspect", str(bundle.root)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "int8 lost 0.25 (-0.10 to 0.60) points of accuracy on 2056 rows" in said
+    assert "1.50 x torch fp32" in said
+
+
 def test_inspect_fits_a_terminal(rich_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(rich_bundle.root)]) == 0
     out = capsys.readouterr().out
