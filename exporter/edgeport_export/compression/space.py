@@ -11,19 +11,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeport_export.compression.sensitivity import keep_pattern
-from edgeport_export.recipe import Recipe
+from edgeport_export.recipe import Prune, Recipe
 
 __all__ = ["Choice", "Space"]
 
 Choice = Mapping[str, Any]
 """Dimension to one of its values."""
 
+_NOTHING = "nothing"
 _READERS: Mapping[str, tuple[Any, ...]] = {
+    "prune": (
+        _NOTHING,
+        *(f"flops={kept}" for kept in (0.85, 0.75, 0.65, 0.55, 0.45)),
+        *(f"layers={gone}" for gone in (1, 2, 3)),
+        *(f"layers={gone},flops={kept}" for gone in (1, 2) for kept in (0.85, 0.7)),
+    ),
     "int8": ("dynamic", "static", "static, smooth"),
     "tables": (8, 4),
     "keep": (0, 1, 2, 4),
 }
 _WRITERS: Mapping[str, tuple[Any, ...]] = {
+    "prune": (_NOTHING, "flops=0.85", "flops=0.7", "layers=1"),
     "bits": ("int8", "int4"),
     "method": ("rtn", "hqq", "gptq", "awq"),
     "block": (32, 64, 128),
@@ -51,16 +59,22 @@ class Space:
     def known_good(self) -> list[Choice]:
         """What is tried first, in order."""
         if not self.generates:
-            plain = {"int8": "dynamic", "tables": 4, "keep": 0}
-            static, smooth = ({**plain, "int8": kind} for kind in ("static", "static, smooth"))
-            return [plain, static, smooth, {**plain, "tables": 8}, {**plain, "keep": 2}, {**static, "keep": 4}]
-        first = {"bits": "int8", "method": "rtn", "block": 128, "keep": 0}
-        fours = [{**first, "bits": "int4", "method": m, "block": b} for m in ("hqq", "gptq", "awq") for b in (32, 128)]
-        return [first, *fours]
+            plain = {"prune": _NOTHING, "int8": "dynamic", "tables": 4, "keep": 0}
+            cuts = ("flops=0.75", "flops=0.65", "layers=1", "flops=0.55", "layers=1,flops=0.85", "layers=2")
+            cutting = [{**plain, "prune": cut} for cut in cuts]
+            static = [{**plain, "int8": "static"}, {**cutting[0], "int8": "static"}]
+            return [plain, *cutting, *static, {**plain, "tables": 8}, {**plain, "keep": 2}]
+        plain = {"prune": _NOTHING, "keep": 0}
+        first = {**plain, "bits": "int8", "method": "rtn", "block": 128}
+        fours = [{**plain, "bits": "int4", "method": m, "block": b} for m in ("hqq", "gptq", "awq") for b in (32, 128)]
+        return [first, *fours, {**first, "prune": "flops=0.85"}]
 
     def recipe(self, choice: Choice) -> Recipe:
         """The recipe of a choice."""
-        same = replace(self.base, keep_fp32=keep_pattern(self.sensitive[: choice["keep"]]))
+        cut = None if choice["prune"] == _NOTHING else Prune.parse(choice["prune"])
+        # Where layers go, the others have other numbers: the parts that were measured are not there any more.
+        parts = [] if cut is not None and cut.layers else self.sensitive[: choice["keep"]]
+        same = replace(self.base, prune=cut, keep_fp32=keep_pattern(parts))
         if self.generates:
             return replace(same, precisions=(choice["bits"],), method=choice["method"], block_size=choice["block"])
         kind, _, smooth = choice["int8"].partition(", ")

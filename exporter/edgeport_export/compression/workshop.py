@@ -6,6 +6,7 @@ interrupted goes on from them.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from edgeport.errors import ValidationError
 from edgeport_export import package
 from edgeport_export.head import ExportHead
 from edgeport_export.progress import Progress
+from edgeport_export.prune import prune
 from edgeport_export.recipe import Recipe
 from edgeport_export.samples import Batch, padding_batches
 from edgeport_export.source import Source
@@ -30,6 +32,10 @@ SMALL = "small"
 """What the chosen variant is called."""
 ORIGINAL = "original"
 """The folder of the original, in fp32 and in plain int8."""
+
+
+_KEPT = 3
+"""Structures whose graphs are kept in memory, beside the original's."""
 
 
 def candidate_name(recipe: Recipe) -> str:
@@ -70,14 +76,25 @@ class Workshop:
 
     def prepared(self, recipe: Recipe) -> Prepared:
         """The graph that the recipe's variants are made of."""
-        key = _structure(recipe)
+        key = str(recipe.prune)  # what changes the model before its graph is captured
         if key not in self._prepared:
-            self._prepared[key] = prepare(self.head, self.source, recipe, self.progress)
+            while len(self._prepared) > _KEPT:
+                del self._prepared[list(self._prepared)[1]]  # the first is the original's
+            self._prepared[key] = self._prepare(recipe)
         return self._prepared[key]
+
+    def _prepare(self, recipe: Recipe) -> Prepared:
+        if recipe.prune is None:
+            return prepare(self.head, self.source, recipe, self.progress)
+        source = copy.deepcopy(self.source)
+        prune(source, recipe, self.progress)
+        return prepare(ExportHead(source), source, recipe, self.progress)
 
     def runner(self, bundle: Path, variant: Variant, recipe: Recipe) -> Callable[[Batch], object]:
         """A variant's graph, opened as the runtime opens it."""
-        return open_variant(bundle / variant.graphs["model"], self.prepared(recipe).graph, self.source)
+        # Only the inputs of a cache depend on what was cut.
+        same = recipe if self.source.task.generates else replace(recipe, prune=None)
+        return open_variant(bundle / variant.graphs["model"], self.prepared(same).graph, self.source)
 
     def _bundle(self, name: str, recipe: Recipe, wanted: dict[str, str], *, needed: str) -> Path:
         target = self.folder / name
@@ -118,13 +135,3 @@ class Workshop:
                 hides_padding(self.head, *pair) for pair in padding_batches(self.source)
             )
         return self._maskable
-
-
-def _structure(recipe: Recipe) -> str:
-    """What of a recipe changes the model before its graph is captured."""
-    return ""
-
-
-def plain(recipe: Recipe) -> Recipe:
-    """The recipe of an ordinary export: what a compression is compared with."""
-    return replace(recipe, precisions=("fp32", "int8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from pathlib import Path
 from time import perf_counter
 
@@ -13,7 +14,7 @@ from edgeport_export.compression.search import Search, rounded
 from edgeport_export.compression.space import Choice, Space
 from edgeport_export.compression.workshop import candidate_name
 from edgeport_export.quality.outcomes import Loss
-from edgeport_export.recipe import Recipe
+from edgeport_export.recipe import Prune, Recipe
 
 SPACE = Space(Recipe(calibration="x.txt"), generates=True, sensitive=["a.0", "b.1"])
 
@@ -84,18 +85,45 @@ def test_time_ends_it_after_at_least_one(tmp_path: Path) -> None:
 
 def test_several_at_a_time_are_the_same_candidates(tmp_path: Path) -> None:
     found = _search(tmp_path, _World(), jobs=3, trials=7)
-    assert [c.choice for c in found] == SPACE.known_good()
+    assert [c.choice for c in found] == SPACE.known_good()[:7]
+
+
+class _Narrow(Space):
+    """Six choices, of which keep 1 and 2 are the same where there is one part."""
+
+    @property
+    def dimensions(self) -> dict[str, tuple[object, ...]]:
+        return {"prune": ("nothing",), "int8": ("dynamic",), "tables": (8, 4), "keep": (0, 1, 2)}
+
+    def known_good(self) -> list[Choice]:
+        return [{"prune": "nothing", "int8": "dynamic", "tables": 4, "keep": 0}]
 
 
 def test_a_space_that_is_used_up_ends(tmp_path: Path) -> None:
-    small = Space(Recipe(calibration="x.txt"), generates=False, sensitive=["a"])
+    small = _Narrow(Recipe(), generates=False, sensitive=["a"])
 
     def evaluate(number: int, choice: Choice) -> Candidate:
         return Candidate(number, choice, candidate_name(small.recipe(choice)), FAILED, "no")
 
     search = Search(tmp_path, small, 0, "latency", evaluate, lambda c: c)
-    found = search.run(trials=50, until=perf_counter() + 60, say=lambda text: None)
-    assert 6 <= len(found) < 50  # keep 1, 2 and 4 are the same where there is one part
+    assert len(search.run(trials=50, until=perf_counter() + 60, say=lambda text: None)) == 4
+
+
+def test_choices_become_recipes() -> None:
+    space = Space(Recipe(calibration="x.txt"), generates=False, sensitive=["encoder.0.w", "encoder.1.w"])
+    recipe = space.recipe({"prune": "layers=1,flops=0.8", "int8": "static, smooth", "tables": 4, "keep": 2})
+    assert recipe.prune == Prune(layers=1, flops=0.8)
+    assert (recipe.precisions, recipe.quantize, recipe.smooth, recipe.tables) == (("int8",), "static", 0.5, 4)
+    assert recipe.keep_fp32 is None  # the layers that stay have other numbers
+    kept = space.recipe({"prune": "nothing", "int8": "dynamic", "tables": 8, "keep": 1}).keep_fp32
+    assert kept is not None
+    assert re.search(kept, "encoder.0.w")
+    assert not re.search(kept, "encoder.1.w")
+    assert not re.search(kept, "encoder.0.wide")
+    for choice in (*space.known_good(), *SPACE.known_good()):
+        dimensions = space.dimensions if "int8" in choice else SPACE.dimensions
+        assert all(value in dimensions[name] for name, value in choice.items())
+        assert set(choice) == set(dimensions)
 
 
 def test_near_times_are_rounded_alike() -> None:
