@@ -34,7 +34,7 @@ def ship(out: Path, original: Path, candidate: Path, report: Mapping[str, Any], 
         }
         manifest = dataclasses.replace(first.manifest, variants=variants, validation=second.manifest.validation)
         write_report(report, writer.directory)
-        card = f"{model_card(manifest)}\n{_summary(report)}"
+        card = f"{model_card(manifest)}\n{_summary(report, pruned=bool(manifest.pruning))}"
         (writer.directory / "README.md").write_text(card, encoding="utf-8")
         return writer.commit(manifest)
 
@@ -46,5 +46,7 @@ def _copy(bundle: Bundle, variant: Variant, folder: Path) -> None:
                 shutil.copy(bundle.path(name).parent / file, folder / file)
 
 
-def _summary(report: Mapping[str, Any]) -> str:
-    return f"## Compression\n\n{report['summary']}\n\nreport.html shows what was tried; recipe.toml makes it again.\n"
+def _summary(report: Mapping[str, Any], *, pruned: bool) -> str:
+    which = "Only `small` is pruned; `fp32` is the original. " if pruned else ""
+    files = "report.html shows what was tried; recipe.toml makes it again."
+    return f"## Compression\n\n{report['summary']}\n\n{which}{files}\n"

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeport_export.compression.sensitivity import keep_pattern
-from edgeport_export.recipe import Prune, Recipe
+from edgeport_export.pruning import Prune
+from edgeport_export.recipe import Recipe
 
 __all__ = ["Choice", "Space"]
 

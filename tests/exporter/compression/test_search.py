@@ -13,8 +13,9 @@ from edgeport_export.compression.candidate import FAILED, Candidate
 from edgeport_export.compression.search import Search, rounded
 from edgeport_export.compression.space import Choice, Space
 from edgeport_export.compression.workshop import candidate_name
+from edgeport_export.pruning import Prune
 from edgeport_export.quality.outcomes import Loss
-from edgeport_export.recipe import Prune, Recipe
+from edgeport_export.recipe import Recipe
 
 SPACE = Space(Recipe(calibration="x.txt"), generates=True, sensitive=["a.0", "b.1"])
 
