@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeport_export.compression.sensitivity import keep_pattern
-from edgeport_export.pruning import Prune
+from edgeport_export.pruning import Prune, Recover
 from edgeport_export.recipe import Recipe
 
 __all__ = ["Choice", "Space"]
@@ -27,6 +27,7 @@ _READERS: Mapping[str, tuple[Any, ...]] = {
         *(f"layers={gone}" for gone in (1, 2, 3)),
         *(f"layers={gone},flops={kept}" for gone in (1, 2) for kept in (0.85, 0.7)),
     ),
+    "recover": (0, 300, 900),
     "int8": ("dynamic", "static", "static, smooth"),
     "tables": (8, 4),
     "keep": (0, 1, 2, 4),
@@ -38,6 +39,8 @@ _WRITERS: Mapping[str, tuple[Any, ...]] = {
     "block": (32, 64, 128),
     "keep": (0, 1, 2),
 }
+"""``recover`` is how many steps a pruned model learns from the original. Minutes would be another number of steps on
+another machine."""
 _SMOOTH = 0.5
 """SmoothQuant's alpha (Xiao et al. 2022 found it to do well almost everywhere)."""
 
@@ -60,9 +63,18 @@ class Space:
     def known_good(self) -> list[Choice]:
         """What is tried first, in order."""
         if not self.generates:
-            plain = {"prune": _NOTHING, "int8": "dynamic", "tables": 4, "keep": 0}
-            cuts = ("flops=0.75", "flops=0.65", "layers=1", "flops=0.55", "layers=1,flops=0.85", "layers=2")
-            cutting = [{**plain, "prune": cut} for cut in cuts]
+            plain = {"prune": _NOTHING, "recover": 0, "int8": "dynamic", "tables": 4, "keep": 0}
+            cuts = (
+                ("flops=0.75", 0),
+                ("flops=0.45", 300),
+                ("layers=2", 300),
+                ("flops=0.65", 0),
+                ("layers=1,flops=0.7", 300),
+                ("layers=2,flops=0.7", 900),
+                ("flops=0.55", 0),
+                ("layers=1", 0),
+            )
+            cutting = [{**plain, "prune": cut, "recover": steps} for cut, steps in cuts]
             static = [{**plain, "int8": "static"}, {**cutting[0], "int8": "static"}]
             return [plain, *cutting, *static, {**plain, "tables": 8}, {**plain, "keep": 2}]
         plain = {"prune": _NOTHING, "keep": 0}
@@ -78,9 +90,11 @@ class Space:
         same = replace(self.base, prune=cut, keep_fp32=keep_pattern(parts))
         if self.generates:
             return replace(same, precisions=(choice["bits"],), method=choice["method"], block_size=choice["block"])
+        steps = choice["recover"] if cut is not None else 0
         kind, _, smooth = choice["int8"].partition(", ")
         return replace(
             same,
+            recover=Recover(steps=steps) if steps else None,
             precisions=("int8",),
             quantize=kind,
             smooth=_SMOOTH if smooth else None,

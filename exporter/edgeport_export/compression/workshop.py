@@ -76,7 +76,7 @@ class Workshop:
 
     def prepared(self, recipe: Recipe) -> Prepared:
         """The graph that the recipe's variants are made of."""
-        key = str(recipe.prune)  # what changes the model before its graph is captured
+        key = str((recipe.prune, recipe.recover))  # what changes the model before its graph is captured
         if key not in self._prepared:
             while len(self._prepared) > _KEPT:
                 del self._prepared[list(self._prepared)[1]]  # the first is the original's
@@ -93,7 +93,7 @@ class Workshop:
     def runner(self, bundle: Path, variant: Variant, recipe: Recipe) -> Callable[[Batch], object]:
         """A variant's graph, opened as the runtime opens it."""
         # Only the inputs of a cache depend on what was cut.
-        same = recipe if self.source.task.generates else replace(recipe, prune=None)
+        same = recipe if self.source.task.generates else replace(recipe, prune=None, recover=None)
         return open_variant(bundle / variant.graphs["model"], self.prepared(same).graph, self.source)
 
     def _bundle(self, name: str, recipe: Recipe, wanted: dict[str, str], *, needed: str) -> Path:

@@ -13,7 +13,7 @@ from edgeport_export.compression.candidate import FAILED, Candidate
 from edgeport_export.compression.search import Search, rounded
 from edgeport_export.compression.space import Choice, Space
 from edgeport_export.compression.workshop import candidate_name
-from edgeport_export.pruning import Prune
+from edgeport_export.pruning import Prune, Recover
 from edgeport_export.quality.outcomes import Loss
 from edgeport_export.recipe import Recipe
 
@@ -94,10 +94,10 @@ class _Narrow(Space):
 
     @property
     def dimensions(self) -> dict[str, tuple[object, ...]]:
-        return {"prune": ("nothing",), "int8": ("dynamic",), "tables": (8, 4), "keep": (0, 1, 2)}
+        return {"prune": ("nothing",), "recover": (0,), "int8": ("dynamic",), "tables": (8, 4), "keep": (0, 1, 2)}
 
     def known_good(self) -> list[Choice]:
-        return [{"prune": "nothing", "int8": "dynamic", "tables": 4, "keep": 0}]
+        return [{"prune": "nothing", "recover": 0, "int8": "dynamic", "tables": 4, "keep": 0}]
 
 
 def test_a_space_that_is_used_up_ends(tmp_path: Path) -> None:
@@ -112,11 +112,16 @@ def test_a_space_that_is_used_up_ends(tmp_path: Path) -> None:
 
 def test_choices_become_recipes() -> None:
     space = Space(Recipe(calibration="x.txt"), generates=False, sensitive=["encoder.0.w", "encoder.1.w"])
-    recipe = space.recipe({"prune": "layers=1,flops=0.8", "int8": "static, smooth", "tables": 4, "keep": 2})
+    plain = {"prune": "nothing", "recover": 300, "int8": "dynamic", "tables": 8, "keep": 1}
+    pruned = {**plain, "prune": "layers=1,flops=0.8", "int8": "static, smooth", "tables": 4, "keep": 2}
+    recipe = space.recipe(pruned)
     assert recipe.prune == Prune(layers=1, flops=0.8)
+    assert recipe.recover == Recover(steps=300)
+    assert space.recipe({**pruned, "recover": 0}).recover is None
+    assert space.recipe(plain).recover is None  # nothing to recover from
     assert (recipe.precisions, recipe.quantize, recipe.smooth, recipe.tables) == (("int8",), "static", 0.5, 4)
     assert recipe.keep_fp32 is None  # the layers that stay have other numbers
-    kept = space.recipe({"prune": "nothing", "int8": "dynamic", "tables": 8, "keep": 1}).keep_fp32
+    kept = space.recipe(plain).keep_fp32
     assert kept is not None
     assert re.search(kept, "encoder.0.w")
     assert not re.search(kept, "encoder.1.w")
