@@ -64,7 +64,7 @@ def make_judge(task: str, evaluation: str, columns: Mapping[str, str], metric: s
 
     Args:
         task: The model's.
-        evaluation: A file, or ``datasets:NAME[/CONFIG][:SPLIT]``.
+        evaluation: A file, or ``datasets:NAME[:SPLIT]``.
         columns: A scorer's column to the data's name for it.
         metric: One of the task's, ``module:function``, or None for the task's first.
 

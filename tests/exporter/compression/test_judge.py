@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from edgeport.errors import UsageError
@@ -101,7 +102,6 @@ def test_unknown_labels_are_named(tmp_path: Path) -> None:
 
 
 def test_a_data_set_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
     features = datasets.Features(
         {"text": datasets.Value("string"), "kind": datasets.ClassLabel(names=["short", "long"])}
     )

@@ -85,7 +85,7 @@ def test_python_m_edgeport() -> None:
     ("argv", "message"),
     [
         (["rnu"], "there is no command 'rnu': did you mean 'run'?"),
-        (["quux"], "there is no command 'quux': choose one of export, run"),
+        (["quux"], "there is no command 'quux': choose one of export, compress, run"),
         (["--quux"], "--quux"),
         (["run"], "required: BUNDLE; see `edgeport run --help`."),
         (["run", "x", "--threads", "two"], "argument --threads: invalid int value: 'two'; see `edgeport run --help`."),
