@@ -30,7 +30,7 @@ try:
 except ImportError as e:
     raise MissingExtraError("--recover", "recover") from e
 
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 __all__ = ["recover"]
@@ -132,6 +132,7 @@ class _Distil(Trainer):
             train_dataset=list(samples.rows),
             data_collator=lambda rows: _padded(source, rows, samples.labels),
         )
+        self.remove_callback(PrinterCallback)  # standard output is the command's, which may be writing JSON
         self._original = original.to(self.args.device).eval()
         self._names, self._options = head.names, head.options
         self._labels, self._marks = samples.labels, marks

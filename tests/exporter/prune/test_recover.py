@@ -61,9 +61,10 @@ def test_the_seed_decides_and_an_interruption_does_not(texts: Path, tmp_path: Pa
     torch.testing.assert_close(resumed, whole)
 
 
-def test_minutes_become_steps(texts: Path) -> None:
+def test_minutes_become_steps_and_nothing_is_printed(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, _ = recovered("text-classification", texts, Recover(minutes=0.01, batch=4))
     assert source.pruning["recovered"]["steps"] >= 1
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
