@@ -73,7 +73,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-fp32", metavar="REGEX", help="weights whose names it finds stay in fp32 when the rest is quantized"
     )
-    reading = parser.add_argument_group("int8 of models that read")
+    _reading(parser.add_argument_group("int8 of models that read"))
+    _weights(parser.add_argument_group("weights quantized alone (int4; int8 of models that write text)"))
+    _pruning(parser.add_argument_group("a smaller model"))
+    _samples(
+        parser.add_argument_group(
+            "samples of what the model will see (--quantize static, --smooth, --prune, --method gptq and awq)"
+        )
+    )
+    parser.add_argument(
+        "--evaluation",
+        metavar="FILE",
+        help="text that a model which writes text is scored on (default: one that comes along)",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", default=None, help="run Python code that the model brings along"
+    )
+    parser.add_argument("--no-validate", action="store_true", help="skip the comparison with the original; is recorded")
+    parser.add_argument("--recipe", metavar="FILE", help="TOML file of these choices; options given here win")
+    parser.add_argument("--dry-run", action="store_true", help="print the recipe and what would be done, and stop")
+    parser.add_argument(
+        "--force", action="store_true", help="replace OUT if it is a bundle, once the new one is complete"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _reading(reading: argparse._ArgumentGroup) -> None:
     reading.add_argument(
         "--quantize",
         choices=QUANTIZERS,
@@ -98,7 +124,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reading.add_argument(
         "--tables", type=int, choices=TABLE_BITS, help="bits of embedding tables; 4 is smaller (default: 8)"
     )
-    weights = parser.add_argument_group("weights quantized alone (int4; int8 of models that write text)")
+
+
+def _weights(weights: argparse._ArgumentGroup) -> None:
     weights.add_argument(
         "--method",
         choices=METHODS,
@@ -113,7 +141,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights that share a scale (default: 32 with 4 bits, 128 with 8)",
     )
     weights.add_argument("--asymmetric", action="store_true", help="give every block a zero point of its own")
-    parser.add_argument(
+
+
+def _pruning(pruning: argparse._ArgumentGroup) -> None:
+    pruning.add_argument(
         "--prune",
         metavar="LIST",
         help="cut out of the model, for a graph that is dense and smaller: shares to remove, heads=0.3,ffn=0.4; shares "
@@ -121,13 +152,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "neurons searched; layers=2 (or names, joined by +); importance=fisher|wanda|magnitude|random; "
         "reconstruct=no to leave out the refit; samples=1024 (wants --calibration)",
     )
-    parser.add_argument(
+    pruning.add_argument(
         "--recover",
         metavar="TIME",
         help="let the pruned model learn from the original with the rows of --calibration: 10m, 90s or 500steps, then "
         "batch=32, rate=1e-4, folder=DIR for checkpoints to go on from, logs=yes for TensorBoard",
     )
-    samples = parser.add_argument_group("samples of what the model will see (--prune, --method gptq and awq)")
+
+
+def _samples(samples: argparse._ArgumentGroup) -> None:
     samples.add_argument(
         "--calibration",
         metavar="FILE",
@@ -137,22 +170,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--columns", metavar="LIST", help="what FILE calls its columns, e.g. text=utterance,label=intent"
     )
     samples.add_argument("--seed", type=int, help="draws the samples (default: 0)")
-    parser.add_argument(
-        "--evaluation",
-        metavar="FILE",
-        help="text that a model which writes text is scored on (default: one that comes along)",
-    )
-    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", default=None, help="run Python code that the model brings along"
-    )
-    parser.add_argument("--no-validate", action="store_true", help="skip the comparison with the original; is recorded")
-    parser.add_argument("--recipe", metavar="FILE", help="TOML file of these choices; options given here win")
-    parser.add_argument("--dry-run", action="store_true", help="print the recipe and what would be done, and stop")
-    parser.add_argument(
-        "--force", action="store_true", help="replace OUT if it is a bundle, once the new one is complete"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
