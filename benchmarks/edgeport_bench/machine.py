@@ -6,10 +6,10 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 from edgeport.session import processor_name, usable_threads
+from edgeport_export.versions import installed_versions
 
 from edgeport_bench.measure import Rounds, round_spread
 
@@ -47,7 +47,7 @@ def describe_machine() -> Machine:
         memory_bytes=psutil.virtual_memory().total,
         system=f"{platform.system()} {platform.release()}",
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        versions={"python": platform.python_version(), **_versions()},
+        versions={"python": platform.python_version(), **installed_versions(_PACKAGES)},
     )
 
 
@@ -105,13 +105,3 @@ def load_warning(machine: Machine) -> str | None:
         f"the machine was busy before the start (load average {load:.1f}, {machine.usable_threads} threads): "
         "take the figures as a hint, and look at the intervals."
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tokenizers import Tokenizer
 from edgeport_export.capture import Captured
 from edgeport_export.recipe import Recipe
 from edgeport_export.source import Source
+from edgeport_export.versions import installed_versions
 
 __all__ = ["capture_record", "machine", "manifest", "write_tokenizer"]
 
@@ -123,12 +123,7 @@ def _tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
 def _tool_versions() -> dict[str, str]:
     """Versions of what took part in the export."""
     found = {"edgeport": __version__, "python": platform.python_version()}
-    for package in ("torch", "transformers", "onnxruntime", "onnx-ir", "onnxscript", "tokenizers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return found | installed_versions(("torch", "transformers", "onnxruntime", "onnx-ir", "onnxscript", "tokenizers"))
 
 
 def machine() -> Mapping[str, Any]:

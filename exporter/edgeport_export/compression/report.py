@@ -11,7 +11,6 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from edgeport_export.compression.setup import Setup
 from edgeport_export.compression.stopwatch import BASELINE
 from edgeport_export.compression.timing import Timed, ratio_of
 from edgeport_export.compression.workshop import SMALL
+from edgeport_export.versions import installed_versions
 
 __all__ = ["SCHEMA", "make_report", "write_report"]
 
@@ -67,7 +67,7 @@ def make_report(
         "rows": {name: len(getattr(setup.parts, name)) for name in ("search", "test", "calibration")},
         "timed": {"says": setup.feeds.says, "lengths": list(setup.feeds.lengths)},
         "machine": {**package.machine(), "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None},
-        "versions": _versions(),
+        "versions": installed_versions(_PACKAGES),
         "baseline": "plain int8" if BASELINE in original.variants else "fp32 (int8 was refused)",
         "original": {name: {"size_bytes": v.size_bytes} for name, v in original.variants.items()},
         "chosen": None if decision.chosen is None else _finalist(decision.chosen, setup),
@@ -189,13 +189,3 @@ def _command(model: str, setup: Setup) -> str:
     for name, value in given.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join([*words, "--time", f"{options.seconds:g}s"])
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgeport.errors import UsageError
 
-from edgeport_export.quality.outcomes import Outcomes, mean_of
+from edgeport_export.quality.outcomes import Outcomes, figures, mean_of
 from edgeport_export.quality.rows import Row, Scorer
 
 __all__ = ["SCORER", "exact_match", "normalized", "word_f1"]
@@ -53,10 +53,7 @@ def _outcomes(pipe: Any, rows: Sequence[Row]) -> Mapping[str, Outcomes]:
 
 
 def _score(pipe: Any, rows: Sequence[Row]) -> dict[str, float]:
-    import numpy as np
-
-    every = np.arange(len(rows))[None]
-    return {name: float(outcomes.values(every)[0]) for name, outcomes in _outcomes(pipe, rows).items()}
+    return figures(_outcomes(pipe, rows))
 
 
 def _answers(value: Any) -> list[str]:

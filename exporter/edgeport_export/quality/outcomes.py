@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Called", "Loss", "Outcomes", "RankCorrelation", "Sums", "loss_interval", "mean_of"]
+__all__ = ["Called", "Loss", "Outcomes", "RankCorrelation", "Sums", "figures", "loss_interval", "mean_of"]
 
 Floats = NDArray[np.float64]
 Draws = NDArray[np.int64]
@@ -157,3 +157,8 @@ def loss_interval(
 
 def _loss(before: Floats, after: Floats, relative: bool) -> Floats:
     return 100 * (after / before - 1) if relative else before - after
+
+
+def figures(outcomes: Mapping[str, Outcomes]) -> dict[str, float]:
+    """Every metric on all rows."""
+    return {name: float(each.values(np.arange(len(each))[None])[0]) for name, each in outcomes.items()}

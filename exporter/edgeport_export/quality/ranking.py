@@ -12,7 +12,7 @@ import numpy as np
 from edgeport.errors import UsageError
 from numpy.typing import NDArray
 
-from edgeport_export.quality.outcomes import Outcomes, mean_of
+from edgeport_export.quality.outcomes import Outcomes, figures, mean_of
 from edgeport_export.quality.rows import Row, Scorer
 
 __all__ = ["SCORER"]
@@ -29,8 +29,7 @@ def _outcomes(pipe: Any, rows: Sequence[Row]) -> Mapping[str, Outcomes]:
 
 
 def _score(pipe: Any, rows: Sequence[Row]) -> dict[str, float]:
-    outcomes = _outcomes(pipe, rows)
-    return {name: float(o.values(np.arange(len(o))[None])[0]) for name, o in outcomes.items()}
+    return figures(_outcomes(pipe, rows))
 
 
 def _lists(pipe: Any, rows: Sequence[Row]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
