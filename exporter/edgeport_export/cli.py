@@ -73,6 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-fp32", metavar="REGEX", help="weights whose names it finds stay in fp32 when the rest is quantized"
     )
+    parser.add_argument(
+        "--tables",
+        type=int,
+        choices=TABLE_BITS,
+        help="bits of embedding tables, and of the output layer of models that write text, in int8 and int4; 4 is "
+        "smaller, and writes faster (default: 8)",
+    )
     _reading(parser.add_argument_group("int8 of models that read"))
     _weights(parser.add_argument_group("weights quantized alone (int4; int8 of models that write text)"))
     _pruning(parser.add_argument_group("a smaller model"))
@@ -120,9 +127,6 @@ def _reading(reading: argparse._ArgumentGroup) -> None:
         const=0.5,
         help="SmoothQuant: large channels hand some of their size over to the weights, 0 none, 1 all (0.5 where no "
         "number is given); wants --calibration",
-    )
-    reading.add_argument(
-        "--tables", type=int, choices=TABLE_BITS, help="bits of embedding tables; 4 is smaller (default: 8)"
     )
 
 

@@ -104,7 +104,7 @@ class Recipe:
     smooth: float | None = None
     """SmoothQuant's alpha, 0 to 1: how much of their size activations hand over to weights before int8."""
     tables: int = 8
-    """Bits of embedding tables in int8 of models that read: 8 or 4."""
+    """Bits of embedding tables, and of the output layer of models that write text: 8 or 4."""
     prune: Prune | None = None
     """What is cut out of the model before it is captured; None leaves it whole."""
     recover: Recover | None = None

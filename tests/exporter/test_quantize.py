@@ -6,11 +6,12 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from edgeport_export.quantize import Int8Dynamic, quantize_int8_dynamic, tables
+from edgeport_export.quantize import Int8Dynamic, quantize, quantize_int8_dynamic, tables
 from edgeport_export.quantize.blockwise import Grid
 from edgeport_export.quantize.fp16 import convert_fp16
 from edgeport_export.quantize.int8_products import quantize_symmetric
 from edgeport_export.quantize.round_to_nearest import RoundToNearest, round_to_nearest
+from edgeport_export.recipe import Recipe
 
 RNG = np.random.default_rng(0)
 IDS = np.array([[1, 5, 9, 300]], np.int64)
@@ -174,3 +175,11 @@ def test_what_a_gemm_adds_is_never_lost(adds: str, skipped: int) -> None:
     session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
     (got,) = session.run(None, {"x": x, "extra": bias})
     assert relative_error(got, x @ weight + bias) < 0.02
+
+
+@pytest.mark.parametrize("tables", [8, 4])
+def test_tables_of_a_model_that_writes_have_bits_of_their_own(tables: int) -> None:
+    model = make_model(tied=True)
+    note = quantize(model, "int4", Recipe(precisions=("int4",), tables=tables), generates=True)
+    bits = {n.op_type: n.attributes["bits"].as_int() for n in model.graph if "bits" in n.attributes}
+    assert bits == {"MatMulNBits": tables, "GatherBlockQuantized": tables}, note

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeport.bundle import Manifest
 from edgeport.errors import BundleError, InputError
+
+if TYPE_CHECKING:
+    from edgeport.session.binding import Buffer
 
 __all__ = ["Decoder", "GraphSession", "cache_shapes", "decoder_options", "open_decoder", "shared_start"]
 
@@ -200,7 +203,7 @@ class _Plugged(Decoder):
         super().__init__(session, cache, vocab_size, context_length)
         self._capacity = 0
         self._rows = 0
-        self._buffers: dict[str, Array] = {}
+        self._buffers: dict[str, Buffer] = {}
         self._inputs: dict[str, Array] = {}
         self._binding: Any = None
 
@@ -214,15 +217,10 @@ class _Plugged(Decoder):
     def reorder(self, rows: Array) -> None:
         if len(rows) == self._rows and (rows == np.arange(self._rows)).all():
             return
-        used = max(map(len, self.tokens))
-        if len(rows) == self._rows:
-            for buffer in self._buffers.values():
-                buffer[:, :, :used] = buffer[rows, :, :used]
-        else:
-            old = self._buffers
+        used, old = max(map(len, self.tokens)), self._buffers
+        if len(rows) != self._rows:
             self._allocate(len(rows), self._capacity)
-            for name, buffer in self._buffers.items():
-                buffer[:, :, :used] = old[name][rows, :, :used]
+        self._fill(old, used, rows)
         self.tokens = [list(self.tokens[row]) for row in rows]
 
     def truncate(self, length: int) -> None:
@@ -230,8 +228,7 @@ class _Plugged(Decoder):
 
     def _copy_cache(self, other: Self, length: int) -> None:
         self._allocate(1, other._capacity)
-        for name, buffer in self._buffers.items():
-            buffer[:, :, :length] = other._buffers[name][:, :, :length]
+        self._fill(other._buffers, length)
 
     def _reserve(self, rows: int, length: int) -> None:
         if self.context_length is not None:
@@ -248,19 +245,26 @@ class _Plugged(Decoder):
         old, used = self._buffers, self._capacity
         # Half as much again, so that growing token by token copies each of them a few times only.
         self._allocate(self._rows, -(-max(length, used * 3 // 2) // _BLOCK) * _BLOCK)
-        for name, buffer in self._buffers.items():
-            buffer[:, :, :used] = old[name]
+        self._fill(old, used)
 
     def _allocate(self, rows: int, capacity: int) -> None:
         self._rows, self._capacity = rows, capacity
-        self._buffers = {
-            name: np.zeros((rows, heads, capacity, size), self._dtype) for name, (heads, size) in self._cache.items()
-        }
         self._inputs = {}
         self._binding = self._session.bind()
         self._binding.output("logits")
+        self._buffers = {
+            name: self._binding.shared(
+                name, name.replace("past.", "present.", 1), (rows, heads, capacity, size), self._dtype
+            )
+            for name, (heads, size) in self._cache.items()
+        }
+
+    def _fill(self, others: Mapping[str, Buffer], length: int, rows: Array | slice = slice(None)) -> None:
+        """Take over the first ``length`` tokens of the others' ``rows``."""
         for name, buffer in self._buffers.items():
-            self._binding.shared(name, name.replace("past.", "present.", 1), buffer)
+            array = buffer.read()
+            array[:, :, :length] = others[name].read()[rows, :, :length]
+            buffer.write(array)
 
     def _read(self, rows: list[list[int]], *, every: bool) -> list[Array]:
         self.tokens = [[] for _ in rows]

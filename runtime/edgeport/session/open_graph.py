@@ -14,7 +14,7 @@ from edgeport.session.providers import PROVIDERS, Provider
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
-__all__ = ["node_counts", "open_graph"]
+__all__ = ["all_on", "first_line", "node_counts", "open_graph"]
 
 _CPU = PROVIDERS["cpu"]
 _FATAL = 4
@@ -109,6 +109,15 @@ def node_counts(session: InferenceSession) -> dict[str, int]:
         name = short.get(part.ep_name, part.ep_name)
         counts[name] = counts.get(name, 0) + len(part.get_nodes())
     return counts
+
+
+def all_on(session: InferenceSession, operator: str, provider: Provider) -> bool:
+    """Whether the provider was given every node of that operator; not where this onnxruntime cannot tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return False
+    parts = session.get_provider_graph_assignment_info()
+    owners = {part.ep_name for part in parts for node in part.get_nodes() if node.op_type == operator}
+    return owners <= {provider.onnxruntime_name}
 
 
 def first_line(error: BaseException) -> str:

@@ -30,6 +30,8 @@ class Provider:
     options: Mapping[str, str] = field(default_factory=dict)
     plugin_options: Mapping[str, str] = field(default_factory=dict)
     """Option to the function of ``plugin`` that returns its value."""
+    memory: str = "cpu"
+    """Where what a loop keeps between runs lies, by ONNX Runtime's name of the device."""
     precisions: tuple[str, ...] = _ON_ACCELERATOR
     """Which precision to prefer where nothing was measured, best first."""
 
@@ -42,11 +44,13 @@ PROVIDERS: Mapping[str, Provider] = {
         "pip install onnxruntime-gpu (in place of onnxruntime), with an NVIDIA driver, CUDA and cuDNN",
         # Doubling with each extension can claim most of a small GPU for one long input.
         options={"arena_extend_strategy": "kSameAsRequested"},
+        memory="cuda",
     ),
     "tensorrt": Provider(
         "tensorrt",
         "TensorrtExecutionProvider",
         "pip install onnxruntime-gpu (in place of onnxruntime) tensorrt, with an NVIDIA driver",
+        memory="cuda",
     ),
     "openvino": Provider(
         "openvino",

@@ -15,7 +15,7 @@ from edgeport.errors import BundleError, EdgeportError, InputError, UsageError
 from edgeport.session.binding import Binding
 from edgeport.session.cpu import cpu_features, usable_threads
 from edgeport.session.memory import peak_rss, rss
-from edgeport.session.open_graph import first_line, node_counts, open_graph
+from edgeport.session.open_graph import all_on, first_line, node_counts, open_graph
 from edgeport.session.providers import Provider, resolve_providers
 from edgeport.session.report import Report, notable
 from edgeport.session.select import Choice, choose_variant
@@ -29,6 +29,11 @@ Array = npt.NDArray[Any]
 
 _SHRINK_BELOW = 1 / 4
 """A run with inputs this much smaller than the largest since the last time returns the unused memory."""
+
+_CACHING = "GroupQueryAttention"
+"""The operator that writes over its inputs. Providers have it for some types alone (onnxruntime's CUDA for fp16 and
+bf16), and leave it to the CPU for others."""
+_CPU_MEMORY = "cpu"
 
 
 def open_session(
@@ -134,7 +139,9 @@ class Session:
         """
         if self._graph is None:
             raise UsageError("the session is closed: open the bundle again.")
-        return Binding(self._graph)
+        here = all_on(self._graph, _CACHING, self._providers[0])
+        memory = self._providers[0].memory if here else _CPU_MEMORY
+        return Binding(self._graph, memory, copied=[p.name for p in self._providers] != ["cpu"])
 
     def report(self) -> Report:
         """How the graph runs here."""

@@ -186,7 +186,8 @@ def test_memory_does_not_grow_over_many_shapes(make_bundle: Callable[..., Bundle
             return seen
 
         first = most(sizes[0])
-        assert max(map(most, sizes[1:])) - first < 8 * 2**20
+        # A memory plan for each shape would make it 55 MB; the rest of the process moves by some.
+        assert max(map(most, sizes[1:])) - first < 24 * 2**20
     assert (peak_rss() or 0) >= first
 
 
