@@ -24,7 +24,7 @@ from edgeport_export.recipe import Recipe
 from edgeport_export.samples import check_vocabulary, input_names
 from edgeport_export.source import Source
 
-__all__ = ["Calibration", "LabelledBatch", "load_calibration"]
+__all__ = ["Calibration", "LabelledBatch", "corpus", "load_calibration"]
 
 _LONGEST = 512
 """Tokens of a row, at most."""
@@ -77,9 +77,7 @@ def load_calibration(source: Source, recipe: Recipe, rows: int = 512, *, tokens:
     Raises:
         UsageError: there is no file, it cannot be read or has no rows, or a label is not the model's.
     """
-    if recipe.calibration is None:
-        raise UsageError("there are no samples of what the model will see: pass --calibration FILE.")
-    path = Path(recipe.calibration)
+    path = _file(recipe)
     labels: tuple[str, ...] = ("labels",)
     if source.task.generates:
         found = _pieces(source, path, recipe.columns)
@@ -95,6 +93,26 @@ def load_calibration(source: Source, recipe: Recipe, rows: int = 512, *, tokens:
     sample = [found[i] for i in sorted(chosen)]
     check_vocabulary(source, max(max(row["input_ids"]) for row in sample))
     return Calibration(path.name, sample, len(found), labels)
+
+
+def corpus(source: Source, recipe: Recipe) -> list[str | list[str]]:
+    """All that the recipe's calibration file has for the model to read, uncut: texts, and words where it reads those.
+
+    Raises:
+        UsageError: there is no file, it cannot be read, or has no rows.
+    """
+    path = _file(recipe)
+    if source.task.generates:
+        return list(_texts(path, recipe.columns))
+    rows, _ = _read(path, source.task.name, recipe.columns)
+    found = (row[column] for row in rows for column in _ENCODE[source.task.name].columns if column in row)
+    return [[str(word) for word in value] if isinstance(value, list) else str(value) for value in found]
+
+
+def _file(recipe: Recipe) -> Path:
+    if recipe.calibration is None:
+        raise UsageError("there are no samples of what the model will see: pass --calibration FILE.")
+    return Path(recipe.calibration)
 
 
 def _of_one_length(rows: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
@@ -154,12 +172,20 @@ def _text(path: Path) -> str:
         raise UsageError(f"--calibration {str(path)!r} cannot be read ({e}): give a UTF-8 text file.") from e
 
 
+def _is_plain(path: Path) -> bool:
+    return path.suffix not in (".jsonl", ".json", ".csv")
+
+
+def _texts(path: Path, columns: Mapping[str, str]) -> list[str]:
+    """For a model that writes text: the whole file, or the rows of one."""
+    return [_text(path)] if _is_plain(path) else [row["text"] for row in read_rows(path, _reads(("text",)), columns)]
+
+
 def _pieces(source: Source, path: Path, columns: Mapping[str, str]) -> list[dict[str, Any]]:
     """Texts in pieces of as many tokens as are read at once; a text shorter than that is a piece by itself, unless
     it is what is left of a longer one. The next token is the label, which transformers' models shift by themselves."""
-    plain = path.suffix not in (".jsonl", ".json", ".csv")
-    texts = [_text(path)] if plain else [row["text"] for row in read_rows(path, _reads(("text",)), columns)]
-    length = min(_PIECE, source.max_length)
+    plain, length = _is_plain(path), min(_PIECE, source.max_length)
+    texts = _texts(path, columns)
     encoded = [source.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
     pieces = [ids[i : i + length] for ids in encoded for i in range(0, max(len(ids) - length, 0) + 1, length)]
     pieces = [piece for piece in pieces if len(piece) >= (length if plain else 2)]

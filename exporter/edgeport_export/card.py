@@ -76,9 +76,12 @@ def _pruned(manifest: Manifest) -> list[str]:
     record = manifest.pruning
     if not record:
         return []
-    samples = f", by what it does with {record['samples']}" if record["samples"] else ""
+    how = [f"importance: {record['importance']}"] if "importance" in record else []
+    how += [f"by what it does with {record['samples']}"] if record["samples"] else []
+    how += [f"words by {record['vocabulary']['corpus']}"] if "vocabulary" in record else []
+    explained = f" ({', '.join(how)})" if how else ""
     return [
-        f"The original was pruned: {pruning_summary(record)} (importance: {record['importance']}{samples}). "
+        f"The original was pruned: {pruning_summary(record)}{explained}. "
         "Differences below are to the pruned model in PyTorch; what pruning cost in quality is for "
         "`edgeport evaluate` to say.",
         "",

@@ -22,6 +22,7 @@ from rich.table import Table
 from edgeport_export.packed_source import packed_format
 from edgeport_export.pipeline import ExportResult, export
 from edgeport_export.progress import Progress
+from edgeport_export.prune import pruning_notes, pruning_summary
 from edgeport_export.pruning import Prune, Recover
 from edgeport_export.quality.rows import parse_columns
 from edgeport_export.recipe import (
@@ -49,6 +50,7 @@ examples:
   edgeport export ./gpt2 writer --precision int4 --method gptq --calibration texts.txt --evaluation others.txt
   edgeport export dslim/bert-base-NER ner --fixed-shape 1x128 --precision fp16
   edgeport export ./my-finetuned-bert small --prune latency=0.6 --calibration train.csv --columns label=intent
+  edgeport export ./my-finetuned-bert small --prune vocabulary=corpus --calibration texts.txt
   edgeport export ./model out --dry-run
 """
 
@@ -153,8 +155,10 @@ def _pruning(pruning: argparse._ArgumentGroup) -> None:
         metavar="LIST",
         help="cut out of the model, for a graph that is dense and smaller: shares to remove, heads=0.3,ffn=0.4; shares "
         "to keep of the layers' arithmetic, flops=0.6, or of their time on this machine, latency=0.6, with heads and "
-        "neurons searched; layers=2 (or names, joined by +); importance=fisher|wanda|magnitude|random; "
-        "reconstruct=no to leave out the refit; samples=1024 (wants --calibration)",
+        "neurons searched; layers=2 (or names, joined by +); vocabulary=corpus for the words that the rows of "
+        "--calibration use, or a share of them to keep, vocabulary=0.5, with the tokenizer cut to match; "
+        "importance=fisher|wanda|magnitude|random; reconstruct=no to leave out the refit; samples=1024 (wants "
+        "--calibration)",
     )
     pruning.add_argument(
         "--recover",
@@ -273,6 +277,9 @@ def _print_summary(result: ExportResult) -> None:
             f"original's: {original:.5g}) are of {text['tokens']:,} tokens of {text['name']}.",
             highlight=False,
         )
+    if manifest.pruning:
+        for line in (f"Pruned: {pruning_summary(manifest.pruning)}", *pruning_notes(manifest.pruning)):
+            console.print(f"{line}.", highlight=False)
     for name, why in result.refused.items():
         console.print(f"[yellow]{name} was left out:[/] {why}", highlight=False)
     for name, variant in manifest.variants.items():

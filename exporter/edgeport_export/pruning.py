@@ -11,9 +11,11 @@ from edgeport.errors import UsageError
 
 from edgeport_export.allowed import one_of
 
-__all__ = ["IMPORTANCES", "Prune", "Recover"]
+__all__ = ["CORPUS", "IMPORTANCES", "Prune", "Recover"]
 
 IMPORTANCES = ("fisher", "wanda", "magnitude", "random")
+CORPUS = "corpus"
+"""In the place of a share of the vocabulary: what the calibration rows use."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Prune:
     """Share of the layers' time on this machine that stays, measured for a row of the samples' length."""
     layers: int | tuple[str, ...] = 0
     """Whole layers that go: how many, those that change the outputs least; or their names."""
+    vocabulary: float | str | None = None
+    """Tokens that stay: ``corpus``, those that the calibration rows use; or a share of all, the most frequent there.
+    Special tokens and single characters stay either way."""
     importance: str = "fisher"
     reconstruct: bool = True
     """Refit what reads the heads and neurons that stay, by least squares."""
@@ -54,9 +59,14 @@ class Prune:
             raise UsageError(
                 "prune takes heads and ffn, or flops, or latency: the last two find the shares themselves."
             )
+        if not (self.vocabulary in (None, CORPUS) or (isinstance(self.vocabulary, float) and 0 < self.vocabulary < 1)):
+            raise UsageError(
+                f"prune vocabulary={self.vocabulary}: it is 'corpus', for the tokens that the rows of --calibration "
+                "use, or the share of tokens to keep, above 0 and below 1."
+            )
         if isinstance(self.layers, int) and self.layers < 0:
             raise UsageError(f"prune layers={self.layers}: it is how many to remove.")
-        if not (self.cuts_units or self.layers):
+        if not (self.cuts_units or self.layers or self.vocabulary is not None):
             raise UsageError("prune was asked to remove nothing: name a share, as in heads=0.3, or flops=0.6.")
         one_of("importance", (self.importance,), IMPORTANCES)
         if self.samples < 1:
@@ -67,7 +77,13 @@ class Prune:
         return bool(self.heads or self.ffn or self.flops is not None or self.latency is not None)
 
     @property
+    def wants_calibration(self) -> bool:
+        """Whether it looks at the calibration file."""
+        return self.wants_samples or self.vocabulary is not None
+
+    @property
     def wants_samples(self) -> bool:
+        """Whether it looks at what the model does with the calibration rows."""
         unit_samples = self.cuts_units and (self.importance in ("fisher", "wanda") or self.reconstruct)
         return unit_samples or (isinstance(self.layers, int) and self.layers > 0) or self.latency is not None
 
@@ -80,6 +96,7 @@ class Prune:
         """
         types: dict[str, Callable[[str], Any]] = {
             **dict.fromkeys(("heads", "ffn", "flops", "latency"), float),
+            "vocabulary": lambda v: v if v == CORPUS else float(v),
             "layers": lambda v: int(v) if v.isdecimal() else tuple(v.split("+")),
             "samples": int,
             "importance": str,

@@ -134,7 +134,7 @@ class Recipe:
             raise UsageError("there is nothing to recover from where nothing is pruned: pass --prune as well.")
         if self.recover is not None and self.calibration is None:
             raise UsageError("distillation learns from what the model will see: pass --calibration FILE.")
-        if self.prune is not None and self.prune.wants_samples and self.calibration is None:
+        if self.prune is not None and self.prune.wants_calibration and self.calibration is None:
             raise UsageError("pruning looks at what the model will see: pass --calibration FILE.")
         one_of("precision in limits", tuple(self.limits), PRECISIONS)
         try:

@@ -22,12 +22,13 @@ from edgeport_export.prune.objective import objective, outputs
 from edgeport_export.prune.reconstruct import reconstruct
 from edgeport_export.prune.search import Choices, rearrange, share, within
 from edgeport_export.prune.units import Units
+from edgeport_export.prune.vocabulary import trim_vocabulary
 from edgeport_export.pruning import Prune
 from edgeport_export.recipe import Recipe
 from edgeport_export.samples import capture_batch
 from edgeport_export.source import Source
 
-__all__ = ["prune", "pruning_summary"]
+__all__ = ["prune", "pruning_notes", "pruning_summary"]
 
 _TOKENS = 2**16
 """Of the samples, at most."""
@@ -49,16 +50,15 @@ def prune(source: Source, recipe: Recipe, progress: Progress | None = None) -> N
         return
     if recipe.recover is not None:
         from edgeport_export.prune.recover import recover  # says what is missing before any work
-    head = ExportHead(source)
-    samples = load_calibration(source, recipe, choice.samples, tokens=_TOKENS) if choice.wants_samples else None
     before = sum(p.numel() for p in source.model.parameters())
-    original = copy.deepcopy(source.model)
+    record: dict[str, Any] = {"original_sha256": source.weights_sha256()}
+    if choice.vocabulary is not None:  # first, since all that follows is measured in tokens
+        with progress.stage("prune", "Trim the vocabulary"):
+            record["vocabulary"] = trim_vocabulary(source, recipe, choice.vocabulary)
+    samples = load_calibration(source, recipe, choice.samples, tokens=_TOKENS) if choice.wants_samples else None
+    record["samples"] = str(samples) if samples else None
+    head, original = ExportHead(source), copy.deepcopy(source.model)
     torch.manual_seed(recipe.seed)
-    record: dict[str, Any] = {
-        "importance": choice.importance,
-        "samples": str(samples) if samples else None,
-        "original_sha256": source.weights_sha256(),
-    }
     if choice.layers:
         with progress.stage("prune", "Remove layers"):
             record["layers"] = _remove_layers(head, source, choice, samples)
@@ -66,6 +66,7 @@ def prune(source: Source, recipe: Recipe, progress: Progress | None = None) -> N
         with progress.stage("prune", "Look for heads and neurons"):
             found, refused = _found(head, source, choice)
         with progress.stage("prune", "Remove heads and neurons"):
+            record["importance"] = choice.importance
             record |= _cut_units(head, original, found, choice, samples, recipe.seed, record.get("layers", ()))
         record["not_prunable"] = [units.name for units in refused]
         if refused:
@@ -73,7 +74,8 @@ def prune(source: Source, recipe: Recipe, progress: Progress | None = None) -> N
     after = sum(p.numel() for p in source.model.parameters())
     record |= {"parameters": after, "original_parameters": before}
     source.pruning = record
-    progress.note(pruning_summary(record))
+    for line in (pruning_summary(record), *pruning_notes(record)):
+        progress.note(line)
     if recipe.recover is not None:
         recover(original, source, recipe, progress)
 
@@ -230,5 +232,19 @@ def pruning_summary(record: Mapping[str, Any]) -> str:
     for kind, what in (("heads", "heads"), ("ffn", "neurons")):
         if kind in record:
             parts.append(f"{record[kind]['of'] - record[kind]['kept']:,} of {record[kind]['of']:,} {what}")
+    if "vocabulary" in record:
+        tokens = record["vocabulary"]
+        parts.append(f"{tokens['of'] - tokens['kept']:,} of {tokens['of']:,} tokens")
     share_left = record["parameters"] / record["original_parameters"]
     return f"removed {', '.join(parts)}; {share_left:.0%} of the parameters stay"
+
+
+def pruning_notes(record: Mapping[str, Any]) -> list[str]:
+    """What else there is to say, a sentence each: why so many tokens stayed."""
+    if "vocabulary" not in record:
+        return []
+    tokens = record["vocabulary"]
+    needed = f"{tokens['corpus']} has {tokens['used']:,}" + ("" if tokens["complete"] else ", not all of which stay")
+    return [
+        f"{tokens['kept']:,} of {tokens['of']:,} tokens stay: {needed}; special ones and single characters always do"
+    ]
