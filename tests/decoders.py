@@ -17,11 +17,20 @@ class Decoder:
     more: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.model_type}-alibi" if self.more.get("alibi") else self.model_type
+        kind = "-alibi" if self.more.get("alibi") else "-rotated" if self.rotated else ""
+        return f"{self.model_type}{kind}"
+
+    @property
+    def rotated(self) -> bool:
+        """Whether its attention has to rotate by itself."""
+        return "max_position_embeddings" in self.more
 
 
 _WINDOW = {"sliding_window": 4, "num_hidden_layers": 2}
 _LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
+_ROTATED = {"head_dim": 16, "max_position_embeddings": 300}
+"""Heads that the attention's operator can rotate by itself, by a table of no round length."""
+_DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}}
 _NEO = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "window_size": 4}
 
 DECODERS = (
@@ -33,6 +42,7 @@ DECODERS = (
     Decoder("bloom", more={"n_layer": 2}),
     Decoder("codegen", more={"rotary_dim": 4}),
     Decoder("cohere"),
+    Decoder("cohere", more=_ROTATED),
     Decoder("cohere2", more={**_WINDOW, **_LAYERS}),
     Decoder("deepseek_v2"),
     Decoder("deepseek_v3", more={"num_hidden_layers": 2}),
@@ -44,12 +54,15 @@ DECODERS = (
     Decoder("gemma"),
     Decoder("gemma2", more={**_WINDOW, **_LAYERS}),
     Decoder("gemma3_text", more={**_WINDOW, **_LAYERS}),
+    Decoder("gemma3_text", more={**_WINDOW, **_LAYERS, **_ROTATED}),
     Decoder("glm"),
+    Decoder("glm", more={**_ROTATED, "head_dim": 32}),
     Decoder("glm4"),
     Decoder("gpt2", more={"n_layer": 2}),
     Decoder("gpt_bigcode"),
     Decoder("gpt_neo", more=_NEO),
     Decoder("gpt_neox"),
+    Decoder("gpt_neox", more={"hidden_size": 256, "max_position_embeddings": 300}),
     Decoder("gpt_neox_japanese"),
     Decoder("gpt_oss", more={**_WINDOW, **_LAYERS}),
     Decoder("gptj", more={"rotary_dim": 4}),
@@ -57,8 +70,10 @@ DECODERS = (
     Decoder("helium"),
     Decoder("jetmoe"),
     Decoder("llama", more={"num_hidden_layers": 2}),
+    Decoder("llama", more={"num_hidden_layers": 2, **_ROTATED, **_DYNAMIC}),
     Decoder("minicpm3"),
     Decoder("mistral", more=_WINDOW),
+    Decoder("mistral", more={**_WINDOW, **_ROTATED}),
     Decoder("mixtral"),
     Decoder("mpt", more={"n_layers": 2}),
     Decoder("olmo"),
@@ -69,6 +84,7 @@ DECODERS = (
     Decoder("phi3", more=_WINDOW),
     Decoder("qwen2"),
     Decoder("qwen3", more={"num_hidden_layers": 2}),
+    Decoder("qwen3", more=_ROTATED),
     Decoder("qwen3_moe"),
     Decoder("smollm3"),
     Decoder("stablelm"),

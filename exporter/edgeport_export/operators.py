@@ -32,12 +32,15 @@ Rows of a cached attention are padded on the right while a prompt is read, so th
 
 from __future__ import annotations
 
-__all__ = ["ATTENTION", "CACHED_ATTENTION", "CAUSAL_MASK", "DOMAIN", "HEAD_SIZES"]
+__all__ = ["ATTENTION", "CACHED_ATTENTION", "CAUSAL_MASK", "CONTEXT_LENGTH", "DOMAIN", "HEAD_SIZES"]
 
 DOMAIN = "edgeport"
 ATTENTION = "Attention"
 CACHED_ATTENTION = "CachedAttention"
 CAUSAL_MASK = "CausalMask"
+
+CONTEXT_LENGTH = "context_length"
+"""Key of a captured model's ``meta``: the most tokens of a text, None or absent if there is no limit."""
 
 HEAD_SIZES = 8
 """A cached attention's heads have a multiple of this size, as ONNX Runtime's operator wants it."""

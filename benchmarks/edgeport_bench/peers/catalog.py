@@ -51,7 +51,7 @@ PEERS: Mapping[str, Peer] = {
         Peer("torch", ("",), _ANY),
         Peer("torch-compile", ("",), _READING),
         Peer("optimum", ("fp32", "int8"), _ANY, "optimum"),
-        Peer("openvino", ("default", "int8"), _ANY, "openvino"),
+        Peer("openvino", ("default", "int8", "int4"), _ANY, "openvino"),
         Peer(
             "sentence-transformers",
             ("torch", "onnx-int8", "openvino-int8"),
@@ -67,7 +67,7 @@ PEERS: Mapping[str, Peer] = {
             "ctranslate2",
         ),
         Peer("llama.cpp", ("q8_0", "q4_0"), (_WRITING,), "llama.cpp"),
-        Peer("genai", ("fp32", "int4"), (_WRITING,), "genai"),
+        Peer("genai", ("fp32", "int8", "int4"), (_WRITING,), "genai"),
     )
 }
 

@@ -26,7 +26,9 @@ from edgeport_export.capture.graph import Captured
 from edgeport_export.capture.plugged_decoder import UnreachedError, capture_plugged
 from edgeport_export.capture.tracing import trace
 from edgeport_export.capture.written_out_decoder import capture_written_out
+from edgeport_export.generation import context_length
 from edgeport_export.messages import first_line, root_cause
+from edgeport_export.operators import CONTEXT_LENGTH
 
 __all__ = ["FORMS", "capture_decoder"]
 
@@ -48,9 +50,12 @@ def capture_decoder(model: PreTrainedModel, *, opset: int) -> Captured:
     ladder.append(("uncached", lambda: _traced(DecoderHead(model, "uncached", []), opset)))
     for form, attempt in ladder:
         try:
-            return Captured(attempt(), form, "; ".join(reasons))
+            captured = Captured(attempt(), form, "; ".join(reasons))
         except Exception as e:
             reasons.append(f"not {form}: {first_line(root_cause(e), 160)}")
+        else:
+            captured.model.meta[CONTEXT_LENGTH] = context_length(model)
+            return captured
     raise ExportError(f"{type(model).__name__} cannot be exported for text-generation ({'; '.join(reasons)}).")
 
 

@@ -25,7 +25,7 @@ def around_obstacles(model: nn.Module) -> Iterator[None]:
     try:
         for module, name in ours:
             vars(module)[name] = _BUILTINS[name]
-        with _TorchCalls(), _traceable_experts(model):
+        with _TorchCalls(), _traceable_experts(model), _still_frequencies(model):
             yield
     finally:
         for module, name in ours:
@@ -44,6 +44,27 @@ def _traceable_experts(model: nn.Module) -> Iterator[None]:
     finally:
         for config, implementation in before:
             config._experts_implementation_internal = implementation
+
+
+@contextlib.contextmanager
+def _still_frequencies(model: nn.Module) -> Iterator[None]:
+    """Rotary frequencies that a model changes once a text is longer than its context, which no text here becomes."""
+    growing = [m for m in model.modules() if "dynamic" in str(getattr(m, "rope_type", ""))]
+    before = [module.rope_type for module in growing]
+    try:
+        for module in growing:
+            module.rope_type = _without_growth(module.rope_type)
+        yield
+    finally:
+        for module, kinds in zip(growing, before, strict=True):
+            module.rope_type = kinds
+
+
+def _without_growth(kinds: Any) -> Any:
+    """A kind of rotary positions, or those of several kinds of layers."""
+    if isinstance(kinds, dict):
+        return {layers: _without_growth(kind) for layers, kind in kinds.items()}
+    return "default" if "dynamic" in kinds else kinds
 
 
 def _len(value: Any) -> Any:

@@ -32,6 +32,7 @@ from edgeport_export.passes.lower_cached_attention import LowerCachedAttention
 from edgeport_export.passes.pack_attention_input import PackAttentionInput
 from edgeport_export.passes.pack_qkv import PackProjections
 from edgeport_export.passes.pin_squeeze import PinSqueeze
+from edgeport_export.passes.rotate_in_attention import RotateInAttention
 from edgeport_export.passes.shape_products import ShapeProducts
 from edgeport_export.passes.simplify_shapes import SimplifyShapes
 from edgeport_export.passes.split_slices import SplitSlices
@@ -69,6 +70,7 @@ PREPARE: Sequence[ir.passes.PassBase] = (
     DeduplicateInitializersPass(),
     CommonSubexpressionEliminationPass(),
     PackProjections(),
+    RotateInAttention(),
     PackAttentionInput(),
     RemoveUnusedNodesPass(),
 )

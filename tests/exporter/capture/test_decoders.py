@@ -36,6 +36,9 @@ def test_writes_what_transformers_writes(decoder: Decoder, tmp_path: Path) -> No
     if decoder.form == "plugged":
         assert not captured.reason
         _check_attention(graph.graph)
+    attentions = [node for node in graph.graph if node.op_type == "GroupQueryAttention"]
+    if decoder.rotated:
+        assert all(node.attributes["do_rotary"].as_int() for node in attentions)
     path = tmp_path / "model.onnx"
     ir.save(graph, path)
 
