@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeport.bundle import Bundle
 from edgeport.errors import BundleError
-from edgeport.tasks import TASKS, Pipeline
+from edgeport.tasks import TASKS, Pipeline, pipeline_class
 from edgeport.text import TextEncoder
 
 __all__ = ["load"]
@@ -44,8 +44,7 @@ def load(
 
     bundle = Bundle.open(path, verify=verify)
     manifest = bundle.manifest
-    pipeline = TASKS.get(manifest.task)
-    if pipeline is None:
+    if manifest.task not in TASKS:
         known = ", ".join(TASKS)
         raise BundleError(f"the bundle's task is {manifest.task!r}, and this edgeport runs {known}: upgrade edgeport.")
     if manifest.text is None:
@@ -53,7 +52,7 @@ def load(
     text = TextEncoder.open(bundle.path(manifest.text.tokenizer), manifest.text)
     session = open_session(bundle, variant=variant, providers=providers, threads=threads)
     try:
-        return pipeline(bundle, session, text, batch_size=batch_size)
+        return pipeline_class(manifest.task)(bundle, session, text, batch_size=batch_size)
     except BaseException:
         session.close()
         raise

@@ -7,6 +7,7 @@ The reader and the writer share these classes, so the format cannot drift apart.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -189,7 +190,7 @@ def _check_sizes(text: TextSpec) -> None:
 
 def _build(cls: type, data: Mapping[str, Any], where: str) -> Any:
     """Make the dataclass ``cls`` from ``data``; unknown keys are ignored, so that minor additions stay readable."""
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)
     values = {}
     for f in dataclasses.fields(cls):
         path = f"{where}.{f.name}".lstrip(".")
@@ -198,6 +199,10 @@ def _build(cls: type, data: Mapping[str, Any], where: str) -> Any:
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise BundleError(f"{MANIFEST_NAME} lacks {path!r}: export the model again.")
     return cls(**values)
+
+
+_type_hints = functools.cache(typing.get_type_hints)
+"""Slow, where annotations are strings that have to be compiled first; asked for every file and tensor."""
 
 
 def _check(hint: Any, value: Any, path: str) -> Any:

@@ -17,7 +17,7 @@ import pytest
 import torch
 import transformers
 from edgeport.bundle import Bundle, Manifest, ModelSource, TensorSpec, TextSpec, Variant
-from edgeport.tasks import TASKS, Pipeline
+from edgeport.tasks import Pipeline, pipeline_class
 from edgeport.text import TextEncoder
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -227,7 +227,7 @@ def make_pipeline(
     encoder = text_encoder(tokenizer, **spec)
     bundle = fake_bundle(task, encoder.spec, inputs or list(tokenizer.model_input_names), labels or [], options or {})
     session = FakeSession(model, OUTPUTS.get(task, {"logits": "logits"}))
-    pipeline: Pipeline = TASKS[task](bundle, session, encoder, batch_size=batch_size)
+    pipeline: Pipeline = pipeline_class(task)(bundle, session, encoder, batch_size=batch_size)
     return pipeline
 
 
