@@ -45,6 +45,7 @@ examples:
   edgeport bench intents --eval test.csv --columns label=category --html report.html
   edgeport bench detector.onnx --batch 1,4 --axis height=320 --axis width=320
   edgeport bench minilm --variant int8 --length 128 --profile
+  edgeport bench writer --length 256 --profile --html profile.html
   edgeport bench minilm --scenario single-stream,offline,server --rate 50 --seconds 10
   edgeport bench suite.toml --out results
   edgeport bench compare before.json after.json --fail-if 'p50>+5%' --fail-if 'peak_rss>+10%'
@@ -132,7 +133,8 @@ def _add_instead(group: Group) -> None:
     group.add_argument(
         "--profile",
         action="store_true",
-        help="name the operators and layers where the time of the first shape goes",
+        help="name the operators and layers where the time of the first shape goes (of a prompt, and of a token "
+        "behind it), against what this machine can do; --html draws it",
     )
     group.add_argument(
         "--scenario",

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             args.model, options, args.scenario.split(","), args.rate, args.latency_limit, as_json=args.json
         )
     if args.profile:
-        return run_profile(args.model, options, as_json=args.json)
+        return run_profile(args.model, options, as_json=args.json, html=args.html)
     report = _measure(args.model, options)
     if args.html is not None:
         args.html.write_text(html_report(as_json(report)), encoding="utf-8")

@@ -22,10 +22,10 @@ from edgeport.session import open_graph
 from edgeport_bench.inputs import Feeds
 from edgeport_bench.roofline import Roofline
 
-__all__ = ["Part", "profile_graph"]
+__all__ = ["Part", "Profile", "profile_graph"]
 
-_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat")
-_INTEGERS = ("MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QLinearMatMul")
+_INT8_PRODUCTS = ("MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits")
+_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", *_INT8_PRODUCTS)
 _LAYER = re.compile(r"(?:layers?|blocks?|h)[._/](\d+)(?:[._/]|$)", re.IGNORECASE)
 _BYTES = {"float": 4, "float16": 2, "double": 8, "int64": 8, "int32": 4}
 _WARM_UP = 3
@@ -44,14 +44,25 @@ class Part:
     """Of all nodes' time, from 0 to 1."""
     operations: float
     """Of the products in it, a run; attention's own are not counted."""
+    read: float
+    """Bytes in and out of the products in it, a run."""
+    is_int8: bool
+    """Whether any of them computes in int8."""
     of_roofline: float | None
     """How near its time comes to the least that the machine allows, from 0 to 1; None without products."""
 
 
-def profile_graph(
-    path: Path, feeds: Feeds, roofline: Roofline, *, threads: int, runs: int = 20
-) -> tuple[list[Part], list[Part]]:
-    """The time of a graph by kind of operator and by layer, the longest first.
+@dataclass(frozen=True)
+class Profile:
+    """Where a graph's time goes, the longest first."""
+
+    kinds: Sequence[Part]
+    """By operator."""
+    layers: Sequence[Part]
+
+
+def profile_graph(path: Path, feeds: Feeds, roofline: Roofline, *, threads: int, runs: int = 20) -> Profile:
+    """The time of a graph by kind of operator and by layer.
 
     Args:
         path: The ONNX file.
@@ -66,12 +77,12 @@ def profile_graph(
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     kinds, layers = defaultdict(list), defaultdict(list)
-    layer, known = _OUTSIDE, _layers(path)
-    for node in _nodes(events, runs):
-        layer = known.get(node.name, layer)
+    layer, weights = _OUTSIDE, _weights(path)
+    for node in _nodes(events, runs, weights):
+        layer = weights[node.name].layer if node.name in weights else layer
         kinds[node.kind].append(node)
         layers[layer].append(node)
-    return _parts(kinds, roofline), _parts(layers, roofline)
+    return Profile(_parts(kinds, roofline), _parts(layers, roofline))
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,16 @@ class _Node:
     read: float
 
 
-def _nodes(events: Sequence[Mapping[str, Any]], runs: int) -> list[_Node]:
+@dataclass(frozen=True)
+class _Weights:
+    """What a node of the file has of them."""
+
+    layer: str
+    bytes: Mapping[tuple[int, ...], int]
+    """By shape."""
+
+
+def _nodes(events: Sequence[Mapping[str, Any]], runs: int, weights: Mapping[str, _Weights]) -> list[_Node]:
     """The mean of each node's last ``runs`` runs, in the order of execution."""
     timed: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for event in events:
@@ -94,7 +114,8 @@ def _nodes(events: Sequence[Mapping[str, Any]], runs: int) -> list[_Node]:
     for name, times in timed.items():
         last, args = times[-runs:], times[-1]["args"]
         seconds = sum(e["dur"] for e in last) / 1e6 / len(last)
-        found.append(_Node(name, args["op_name"], seconds, _operations(args), _read(args)))
+        read = _read(args, weights[name].bytes if name in weights else {})
+        found.append(_Node(name, args["op_name"], seconds, _operations(args), read))
     return found
 
 
@@ -107,24 +128,30 @@ def _operations(args: Mapping[str, Any]) -> float:
     return 2.0 * math.prod(result) * (first[-1] if first else 1)
 
 
-def _read(args: Mapping[str, Any]) -> float:
-    """Bytes in and out."""
+def _read(args: Mapping[str, Any], weights: Mapping[tuple[int, ...], int]) -> float:
+    """Bytes in and out. The weights that a kernel has packed for itself are not among the inputs that are recorded."""
     ports = [*args["input_type_shape"], *args["output_type_shape"]]
-    return float(sum(math.prod(shape) * _BYTES.get(kind, 1) for port in ports for kind, shape in port.items()))
+    recorded = sum(math.prod(shape) * _BYTES.get(kind, 1) for port in ports for kind, shape in port.items())
+    seen = {tuple(shape) for port in args["input_type_shape"] for shape in port.values()}
+    return float(recorded + sum(size for shape, size in weights.items() if shape not in seen))
 
 
-def _layers(path: Path) -> dict[str, str]:
-    """Node to layer, of those that have weights."""
+def _weights(path: Path) -> dict[str, _Weights]:
+    """Of every node that has some."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
-    weights = {tensor.name for tensor in graph.initializer}
+    known = {tensor.name: tensor for tensor in graph.initializer}
     found = {}
     for node in graph.node:
-        own = [name for name in node.input if name in weights]
+        own = [known[name] for name in node.input if name in known]
         if own:
-            match = next(filter(None, map(_LAYER.search, [*own, node.name])), None)
-            found[node.name] = f"layer {match[1]}" if match else _OUTSIDE
+            match = next(filter(None, map(_LAYER.search, [*(t.name for t in own), node.name])), None)
+            sizes = {
+                tuple(t.dims): math.prod(t.dims) * onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize
+                for t in own
+            }
+            found[node.name] = _Weights(f"layer {match[1]}" if match else _OUTSIDE, sizes)
     return found
 
 
@@ -135,7 +162,7 @@ def _parts(groups: Mapping[str, Sequence[_Node]], roofline: Roofline) -> list[Pa
         products = [node for node in nodes if node.operations]
         seconds = sum(node.seconds for node in nodes)
         least = sum(
-            node.seconds * roofline.share(node.operations, node.read, node.seconds, is_int8=node.kind in _INTEGERS)
+            node.seconds * roofline.share(node.operations, node.read, node.seconds, is_int8=node.kind in _INT8_PRODUCTS)
             for node in products
         )
         spent = sum(node.seconds for node in products)
@@ -146,6 +173,8 @@ def _parts(groups: Mapping[str, Sequence[_Node]], roofline: Roofline) -> list[Pa
                 1e3 * seconds,
                 seconds / total,
                 sum(node.operations for node in products),
+                sum(node.read for node in products),
+                any(node.kind in _INT8_PRODUCTS for node in products),
                 least / spent if spent else None,
             )
         )

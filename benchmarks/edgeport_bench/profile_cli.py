@@ -1,22 +1,25 @@
-"""``edgeport bench --profile``: the profile of each variant, or of an ONNX file, as tables or JSON."""
+"""``edgeport bench --profile``: the profile of each variant, or of an ONNX file, as tables, JSON or a page."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeport.bundle import Bundle
 from edgeport.errors import UsageError
-from edgeport.session import usable_threads
+from edgeport.session import open_session, usable_threads
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from edgeport_bench.bench import BenchOptions
+from edgeport_bench.decoder_feeds import decoder_feeds
 from edgeport_bench.inputs import Feeds
-from edgeport_bench.profile import Part, profile_graph
+from edgeport_bench.profile import Part, Profile, profile_graph
+from edgeport_bench.profile_report import profile_report
 from edgeport_bench.roofline import Roofline, measure_roofline
 from edgeport_bench.targets import WRITING, open_target
 from edgeport_bench.workload import make_workload
@@ -26,36 +29,47 @@ __all__ = ["run_profile"]
 _SHOWN = 12
 
 
-def run_profile(model: str, options: BenchOptions, *, as_json: bool) -> int:
+def run_profile(model: str, options: BenchOptions, *, as_json: bool, html: Path | None = None) -> int:
     """Profile a bundle's variants or an ONNX file at the first shape of the options.
 
     Raises:
-        UsageError: it has no graph that reads on its own.
+        MissingExtraError: a page is asked for, and plotly is not installed.
+        UsageError: it has no graph that is profiled.
     """
     threads = options.threads or usable_threads()
     target = open_target(model, variants=options.variants, threads=threads)
-    if not target.specs or target.task == WRITING:
-        raise UsageError(f"{model!r} is not profiled: give a bundle of a model that reads, or an ONNX file.")
+    if not target.specs:
+        raise UsageError(f"{model!r} is not profiled: give a bundle or an ONNX file.")
     (batch, length), feeds = next(iter(make_workload(target, options).feeds.items()))
     roofline = measure_roofline(threads)
-    found = {
-        spec.name: profile_graph(_graph(dict(spec.options)), _tensors(feeds), roofline, threads=threads)
-        for spec in target.specs
-    }
+    found: dict[str, Profile] = {}
+    for spec in target.specs:
+        path = _graph(dict(spec.options))
+        runs = _writing(dict(spec.options), length) if target.task == WRITING else {f"{batch} × {length}": feeds}
+        for what, arrays in runs.items():
+            found[f"{spec.name}, {what}"] = profile_graph(path, _tensors(arrays), roofline, threads=threads)
+    if html is not None:
+        page = profile_report(model, _machine(roofline, threads), roofline, found)
+        html.write_text(page, encoding="utf-8")
     if as_json:
-        parts = {
-            name: {"kinds": [dataclasses.asdict(p) for p in kinds], "layers": [dataclasses.asdict(p) for p in layers]}
-            for name, (kinds, layers) in found.items()
-        }
         shape = {"batch": batch, "length": length, "threads": threads}
-        print(json.dumps({**shape, "roofline": dataclasses.asdict(roofline), "profiles": parts}, indent=2))
+        profiles = {name: dataclasses.asdict(profile) for name, profile in found.items()}
+        print(json.dumps({**shape, "roofline": dataclasses.asdict(roofline), "profiles": profiles}, indent=2))
         return 0
     console = Console()
     console.print(_machine(roofline, threads), highlight=False)
-    for name, tables in found.items():
-        for heading, parts_of in zip(("operator", "layer"), tables, strict=True):
-            console.print(_table(f"{name}, {batch} × {length}", heading, parts_of))
+    for name, profile in found.items():
+        console.print(_table(name, "operator", profile.kinds))
+        console.print(_table(name, "layer", profile.layers))
     return 0
+
+
+def _writing(options: dict[str, Any], length: int) -> dict[str, Feeds]:
+    """A prompt and a token behind it, for a bundle's variant."""
+    bundle = Bundle.open(Path(options["path"]))
+    with open_session(bundle, variant=options["variant"]) as session:
+        names, half = set(session.input_names), "tensor(float16)" in session.input_types.values()
+    return decoder_feeds(bundle.manifest, length, names=names, half=half)
 
 
 def _graph(options: dict[str, Any]) -> Path:
@@ -78,7 +92,7 @@ def _machine(roofline: Roofline, threads: int) -> str:
     )
 
 
-def _table(title: str, heading: str, parts: list[Part]) -> Table:
+def _table(title: str, heading: str, parts: Sequence[Part]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
     table.add_column(heading, no_wrap=True)
     for name in ("nodes", "ms a run", "share", "GOP/s", "of roofline"):

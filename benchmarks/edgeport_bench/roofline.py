@@ -17,7 +17,7 @@ __all__ = ["Roofline", "measure_roofline"]
 _SIZE = 1024
 _READ_VALUES = 2**26
 """Far more than the caches hold."""
-_TIMES = 5
+_TIMES = 15
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from edgeport.errors import UsageError
 from edgeport_bench.bench import BenchOptions
 from edgeport_bench.profile import profile_graph
 from edgeport_bench.profile_cli import run_profile
@@ -40,10 +39,13 @@ def graph(tmp_path: Path) -> Path:
 
 def test_kinds_and_layers_hold_all_nodes(graph: Path) -> None:
     feeds = {"x": np.ones((ROWS, INNER), np.float32)}
-    kinds, layers = profile_graph(graph, feeds, Roofline(1e9, 1e9, 1e9), threads=1, runs=3)
+    profile = profile_graph(graph, feeds, Roofline(1e9, 1e9, 1e9), threads=1, runs=3)
+    kinds, layers = profile.kinds, profile.layers
     found = {part.name: part for part in kinds}
     assert {name: part.nodes for name, part in found.items()} == {"MatMul": 2, "Relu": 1}
     assert found["MatMul"].operations == 2 * 2 * ROWS * INNER * COLUMNS
+    values = ROWS * INNER + INNER * COLUMNS + ROWS * COLUMNS
+    assert found["MatMul"].read == 2 * 4 * values
     assert found["Relu"].of_roofline is None
     assert {part.name: part.nodes for part in layers} == {"layer 0": 2, "layer 1": 1}
     for parts in (kinds, layers):
@@ -69,9 +71,29 @@ def test_the_command_prints_both_tables(graph: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("GFLOP/s", "MatMul", "layer 1", "of roofline"))
     assert run_profile(str(graph), options, as_json=True) == 0
-    assert json.loads(capsys.readouterr().out)["profiles"]["g"]["layers"][0]["name"].startswith("layer")
+    assert json.loads(capsys.readouterr().out)["profiles"]["g, 6 × 40"]["layers"][0]["name"].startswith("layer")
 
 
-def test_models_that_write_are_refused(tiny_writer: Any) -> None:
-    with pytest.raises(UsageError, match="is not profiled"):
-        run_profile(str(tiny_writer.bundle), BenchOptions(), as_json=False)
+def test_a_page_draws_the_roofline(graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "profile.html"
+    assert run_profile(str(graph), BenchOptions(threads=1), as_json=True, html=page) == 0
+    found = json.loads(capsys.readouterr().out)
+    figures = json.loads(page.read_text().rsplit("const figures = ", 1)[1].split(";\n", 1)[0])
+    fp32_roof, int8_roof, fp32, int8 = figures[0]["data"]
+    assert max(fp32_roof["y"]) == pytest.approx(found["roofline"]["fp32"] / 1e9)
+    assert max(int8_roof["y"]) == pytest.approx(found["roofline"]["int8"] / 1e9)
+    (product,) = (part for part in found["profiles"]["g, 6 × 40"]["kinds"] if part["name"] == "MatMul")
+    assert fp32["x"] == [product["operations"] / product["read"]]
+    assert int8["x"] == []
+    assert [len(f["data"][0]["y"]) for f in figures[1:]] == [2, 2]
+
+
+def test_models_that_write_are_profiled_by_prompt_and_token(
+    tiny_writer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = BenchOptions(variants=("fp32",), lengths=(20,), threads=1)
+    assert run_profile(str(tiny_writer.bundle), options, as_json=True) == 0
+    profiles = json.loads(capsys.readouterr().out)["profiles"]
+    assert list(profiles) == ["fp32, prompt of 20", "fp32, token behind 20"]
+    prompt, token = (sum(part["operations"] for part in profile["kinds"]) for profile in profiles.values())
+    assert prompt > 10 * token > 0
