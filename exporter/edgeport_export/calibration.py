@@ -19,7 +19,7 @@ from edgeport.errors import UsageError
 from torch import Tensor
 
 from edgeport_export.quality import SCORERS
-from edgeport_export.quality.rows import Row, Scorer, read_rows
+from edgeport_export.quality.rows import Row, Scorer, columns_of, read_rows
 from edgeport_export.recipe import Recipe
 from edgeport_export.samples import check_vocabulary, input_names
 from edgeport_export.source import Source
@@ -138,7 +138,7 @@ class _Encode:
 
 
 def _read(path: Path, task: str, columns: Mapping[str, str]) -> tuple[list[Row], bool]:
-    """The file's rows, and whether they are labelled. A label column that is named must be there."""
+    """The file's rows, and whether they are labelled. Where labels are named, or some rows have them, all rows must."""
     encode, scorer = _ENCODE[task], SCORERS.get(task)
     plain = scorer.plain if scorer is not None else None
     if path.suffix == ".txt":
@@ -152,11 +152,11 @@ def _read(path: Path, task: str, columns: Mapping[str, str]) -> tuple[list[Row],
             raise UsageError(f"--calibration {str(path)!r} has no lines: give a text file with a sample a line.")
         return [{"text": line, "tokens": line.split(), "sentence1": line} for line in lines], False
     every = (*encode.columns, *encode.target)
-    named = any(column in columns for column in encode.target)
+    meant = any(column in columns or column in columns_of(path) for column in encode.target)
     try:
         return read_rows(path, _reads(every, plain), columns), bool(encode.labels)
     except UsageError:
-        if named or not encode.target:
+        if meant or not encode.target:
             raise
         return read_rows(path, _reads(encode.columns, plain), columns), False
 

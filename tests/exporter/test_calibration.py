@@ -164,3 +164,9 @@ def test_what_a_file_lacks_is_said(
 def test_no_file_is_one_sentence() -> None:
     with pytest.raises(UsageError, match="pass --calibration FILE"):
         load_calibration(source_for("text-classification"), Recipe())
+
+
+def test_labels_are_for_all_rows_or_for_none(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "the sea"}\n{"text": "water", "label": 1}\n')
+    with pytest.raises(UsageError, match=r"row 1 of .* has no column 'label'"):
+        load(source_for("text-classification"), tmp_path / "rows.jsonl")

@@ -17,7 +17,7 @@ from edgeport.errors import UsageError
 
 from edgeport_export.quality import SCORERS
 from edgeport_export.quality.outcomes import Called, Outcomes, mean_of
-from edgeport_export.quality.rows import Row, Scorer, read_rows
+from edgeport_export.quality.rows import Row, Scorer, columns_of, read_rows
 
 __all__ = ["Judge", "Judged", "make_judge"]
 
@@ -73,6 +73,7 @@ def make_judge(task: str, evaluation: str, columns: Mapping[str, str], metric: s
     """
     texts = _texts_of(task)
     if _is_plain_text(task, evaluation):
+        _refuse_labels(task, evaluation, columns)
         return _agreement(task, _lines(evaluation), texts)
     scorer = SCORERS.get(task)
     if scorer is None or scorer.outcomes is None:
@@ -80,8 +81,9 @@ def make_judge(task: str, evaluation: str, columns: Mapping[str, str], metric: s
     try:
         rows = _read(evaluation, scorer, columns)
     except UsageError:
-        unlabelled = _READS[task]
-        if any(c in columns for c in scorer.columns if c not in unlabelled) or not _has_only(evaluation, unlabelled):
+        if any(c in columns for c in scorer.columns if c not in _READS[task]) or not _has_only(
+            evaluation, {columns.get(c, c) for c in _READS[task]}
+        ):
             raise
         return _agreement(task, _without_labels(task, evaluation, columns), texts)
     group = "query" if task == "text-ranking" else None
@@ -225,16 +227,19 @@ def _without_labels(task: str, evaluation: str, columns: Mapping[str, str]) -> l
     return _read(evaluation, Scorer(reads, score=lambda *_: {}), {k: v for k, v in columns.items() if k in reads})
 
 
-def _has_only(evaluation: str, reads: Sequence[str]) -> bool:
-    """Whether the file's one row has the columns that the model reads and no others: then labels were not meant."""
-    if Path(evaluation).suffix not in (".csv", ".jsonl", ".json") or not Path(evaluation).is_file():
-        return False
-    first = Path(evaluation).read_text(encoding="utf-8").partition("\n")[0]
-    if Path(evaluation).suffix == ".csv":
-        return [c.strip() for c in first.split(",")] == list(reads)
-    import json
+def _has_only(evaluation: str, reads: set[str]) -> bool:
+    """Whether the file's rows have the columns that the model reads and no others: then labels were not meant."""
+    return Path(evaluation).is_file() and columns_of(Path(evaluation)) == reads
 
-    return set(json.loads(first)) == set(reads)
+
+def _refuse_labels(task: str, evaluation: str, columns: Mapping[str, str]) -> None:
+    """Raise UsageError where plain text is to have a column of labels."""
+    named = next((c for c in columns if c not in _READS[task]), None)
+    if named is not None:
+        raise UsageError(
+            f"{evaluation!r} is plain text and has no column {columns[named]!r}: give a .csv or .jsonl file with "
+            f"one, or leave {named}={columns[named]} away to compare with the original's answers."
+        )
 
 
 def _import_function(metric: str) -> Callable[..., float]:

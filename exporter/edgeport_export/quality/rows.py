@@ -14,7 +14,7 @@ from edgeport.errors import UsageError
 
 from edgeport_export.quality.outcomes import Outcomes
 
-__all__ = ["Row", "Scorer", "parse_columns", "read_rows"]
+__all__ = ["Row", "Scorer", "columns_of", "parse_columns", "read_rows"]
 
 Row = Mapping[str, Any]
 """Column to value."""
@@ -49,10 +49,7 @@ def read_rows(path: Path, scorer: Scorer, renamed: Mapping[str, str] | None = No
     Raises:
         UsageError: the file cannot be read, lacks a column, or holds no rows.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"{str(path)!r} cannot be read ({e}): give a UTF-8 file of labelled rows.") from e
+    text = _text(path)
     if path.suffix in (".jsonl", ".json"):
         rows = _pick(_json_lines(text, str(path)), scorer.columns, renamed or {}, str(path))
     elif path.suffix == ".csv" or scorer.plain is None:
@@ -62,6 +59,20 @@ def read_rows(path: Path, scorer: Scorer, renamed: Mapping[str, str] | None = No
     if not rows:
         raise UsageError(f"{str(path)!r} has no rows: give a file with {', '.join(scorer.columns)}.")
     return rows
+
+
+def columns_of(path: Path) -> set[str]:
+    """All columns that some row of a ``.jsonl`` or ``.csv`` file has; none of other files.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    if path.suffix not in (".jsonl", ".json", ".csv"):
+        return set()
+    text = _text(path)
+    if path.suffix == ".csv":
+        return set(csv.DictReader(io.StringIO(text)).fieldnames or ())
+    return {column for row in _json_lines(text, str(path)) for column in row}
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
@@ -74,6 +85,13 @@ def parse_columns(text: str | None) -> dict[str, str]:
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         raise UsageError(f"--columns {text!r} is no list of NAME=NAME: write it like label=category.")
     return {pair[0]: pair[1] for pair in pairs}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"{str(path)!r} cannot be read ({e}): give a UTF-8 file of labelled rows.") from e
 
 
 def _json_lines(text: str, name: str) -> list[Row]:

@@ -84,6 +84,7 @@ def test_a_function_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         ("a.csv", "text,category\nx,y\n", "has no column 'label'"),
         ("a.jsonl", '{"text": "x", "labels": "y"}\n', "has no column 'label'"),
+        ("a.jsonl", '{"text": "x"}\n{"text": "y", "label": "long"}\n', "row 1 of .* has no column 'label'"),
         ("none.csv", None, "cannot be read"),
     ],
 )
@@ -92,6 +93,27 @@ def test_data_that_do_not_fit(tmp_path: Path, name: str, text: str | None, words
         (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=words):
         make_judge(CLASSIFY, str(tmp_path / name), {}, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.csv", "text\nx\n", "row 1 of .* has no column 'kind'"),
+        ("a.csv", "text,kind\nx,long\ny\n", "row 2 of .* has no column 'kind'"),
+        ("a.txt", "x\ny\n", "is plain text and has no column 'kind': give a .csv or .jsonl file with one"),
+    ],
+)
+def test_labels_that_were_named_have_to_be_there(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=words):
+        make_judge(CLASSIFY, str(tmp_path / name), {"label": "kind"}, None)
+
+
+def test_a_file_of_texts_under_another_name_has_no_labels(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("query\nx\ny\n")
+    judge = make_judge(CLASSIFY, str(tmp_path / "a.csv"), {"text": "query"}, None)
+    assert not judge.labelled
+    assert judge.rows == [{"text": "x"}, {"text": "y"}]
 
 
 def test_unknown_labels_are_named(tmp_path: Path) -> None:
@@ -111,6 +133,31 @@ def test_a_data_set_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert list(judge.rows) == [{"text": "x", "label": "short"}, {"text": "xx", "label": "long"}]
     with pytest.raises(UsageError, match="has no column 'label'"):
         make_judge(CLASSIFY, "datasets:mine", {}, None)
+
+
+def test_a_data_set_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the library itself loads it: files with a card that says what the numbers mean, and what it has saved."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "train.csv").write_text("text,kind\nxxx,1\n")
+    (files / "test.csv").write_text("text,kind\nx,0\nxx,1\n")
+    (files / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - name: text\n    dtype: string\n  - name: kind\n    dtype:\n"
+        "      class_label:\n        names:\n          '0': short\n          '1': long\n---\n"
+    )
+    columns, wanted = {"label": "kind"}, [{"text": "x", "label": "short"}, {"text": "xx", "label": "long"}]
+    assert list(make_judge(CLASSIFY, f"datasets:{files}", columns, None).rows) == wanted
+    assert list(make_judge(CLASSIFY, f"datasets:{files}:train", columns, None).rows) == [
+        {"text": "xxx", "label": "long"}
+    ]
+    whole = datasets.load_dataset(str(files))
+    whole.save_to_disk(tmp_path / "whole")
+    whole["test"].save_to_disk(tmp_path / "part")
+    for name in ("whole", "part"):
+        assert list(make_judge(CLASSIFY, f"datasets:{tmp_path / name}", columns, None).rows) == wanted
+    with pytest.raises(UsageError, match=r"cannot be loaded .*: check the name and the split"):
+        make_judge(CLASSIFY, f"datasets:{files}:validation", columns, None)
 
 
 def test_without_the_datasets_library(monkeypatch: pytest.MonkeyPatch) -> None:
