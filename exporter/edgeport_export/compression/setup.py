@@ -113,7 +113,7 @@ def _calibration(parts: Parts, options: CompressOptions, folder: Path) -> tuple[
     if options.calibration is not None:
         return options.calibration, dict(options.columns)
     path = folder / "calibration.jsonl"
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in parts.calibration), encoding="utf-8")
+    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in parts.calibration))
     return str(path), {}
 
 
@@ -131,8 +131,15 @@ def _folder(out: Path, source: Source, options: CompressOptions, recipe: Recipe,
         progress.note(f"{folder} was searched with other settings: it begins anew")
         shutil.rmtree(folder)
     (folder / "candidates").mkdir(parents=True, exist_ok=True)
-    known.write_text(text, encoding="utf-8")
+    _write(known, text)
     return folder
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file or nothing of it, however the process ends: it is read again when the search goes on."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def _sha256(path: Path) -> str:
@@ -147,5 +154,5 @@ def _sensitivity(workshop: Workshop, original: Path, base: Recipe, feeds: Feeds,
         recipe = replace(base, precisions=(precision,))
         batches = feeds.batches[:: max(1, len(feeds.batches) // _SENSED)]
         found = measure_sensitivity(workshop.prepared(recipe), recipe, precision, batches, folder)
-        path.write_text(json.dumps([dataclasses.asdict(s) for s in found]), encoding="utf-8")
+        _write(path, json.dumps([dataclasses.asdict(s) for s in found]))
     return [Sensitivity(**s) for s in json.loads(path.read_text(encoding="utf-8"))]

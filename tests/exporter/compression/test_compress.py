@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,8 @@ from edgeport.bundle import Bundle
 from edgeport.cli import main
 from edgeport.errors import UsageError, ValidationError
 from edgeport_export import CompressOptions, CompressResult, Recipe, compress, export
-from edgeport_export.compression import evaluate, stopwatch
+from edgeport_export.compression import evaluate, pipeline, stopwatch
+from edgeport_export.compression.ship import ship
 from edgeport_export.compression.timing import Timed
 from edgeport_export.quality.outcomes import Loss
 from tiny_models import make_tokenizer
@@ -151,6 +157,47 @@ def test_an_interruption_keeps_what_is_done(
     assert made == [0, -1, 1]
     assert [c["number"] for c in report["candidates"]] == [0, 1]
     assert not (tmp_path / "small.search" / "candidates").exists()
+
+
+def test_killed_after_the_first_candidate_it_goes_on_from_there(tiny_folder: Path, rows: Path, tmp_path: Path) -> None:
+    """By SIGKILL, of which a process learns nothing: what was written is all that there is."""
+    out, folder = tmp_path / "small", tmp_path / "small.search"
+    options = ["--eval", str(rows), "--columns", "label=mood", "--budget", "5%", "--trials", "3"]
+    command = [sys.executable, "-m", "edgeport", "compress", str(tiny_folder), str(out), *options]
+    paths = os.pathsep.join(sys.path)
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.DEVNULL)
+    while not (done := _finished(folder)):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = _finished(folder)
+    assert not out.exists()
+    before = {name: (folder / "candidates" / name / "edgeport.json").stat().st_mtime_ns for name in done}
+    seen: dict[str, int] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "ship", lambda *a, **k: _remember_times(folder, seen) or ship(*a, **k))
+        report = compress(tiny_folder, out, _options(rows)).report
+    assert [c["name"] for c in report["candidates"][: len(done)]] == done
+    assert len({c["name"] for c in report["candidates"]}) == len(report["candidates"]) == 3
+    assert {name: seen[name] for name in done} == before  # not made again
+    assert Bundle.open(out, verify=True).manifest.variants.keys() == {"small", "fp32"}
+    assert {path.name for path in tmp_path.iterdir()} == {"small", "small.search"}
+    assert {path.name for path in folder.iterdir()} == {"calibration.jsonl", "settings.json"}
+
+
+def _finished(folder: Path) -> list[str]:
+    """Names of the candidates that the study on disk has."""
+    try:
+        lines = (folder / "study.journal").read_text().splitlines()
+    except OSError:
+        return []
+    stored = [json.loads(line).get("user_attr", {}).get("candidate") for line in lines if line.endswith("}")]
+    return [json.loads(text)["name"] for text in stored if text]
+
+
+def _remember_times(folder: Path, seen: dict[str, int]) -> None:
+    seen |= {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("candidates/*/edgeport.json")}
 
 
 def test_several_processes_make_the_same(result: CompressResult, tiny_folder: Path, rows: Path, tmp_path: Path) -> None:
