@@ -23,7 +23,7 @@ from edgeport_export.packed_source import packed_format
 from edgeport_export.pipeline import ExportResult, export
 from edgeport_export.progress import Progress
 from edgeport_export.prune import pruning_notes, pruning_summary
-from edgeport_export.pruning import Prune, Recover
+from edgeport_export.pruning import SPARSIFIERS, Prune, Recover, Sparsity
 from edgeport_export.quality.rows import parse_columns
 from edgeport_export.recipe import (
     BLOCK_SIZES,
@@ -51,6 +51,7 @@ examples:
   edgeport export dslim/bert-base-NER ner --fixed-shape 1x128 --precision fp16
   edgeport export ./my-finetuned-bert small --prune latency=0.6 --calibration train.csv --columns label=intent
   edgeport export ./my-finetuned-bert small --prune vocabulary=corpus --calibration texts.txt
+  edgeport export ./gpt2 sparse --precision fp32,int4 --sparsity 2:4 --calibration texts.txt
   edgeport export ./model out --dry-run
 """
 
@@ -87,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _pruning(parser.add_argument_group("a smaller model"))
     _samples(
         parser.add_argument_group(
-            "samples of what the model will see (--quantize static, --smooth, --prune, --method gptq and awq)"
+            "samples of what the model will see (--quantize static, --smooth, --prune, --sparsity, --method gptq, awq)"
         )
     )
     parser.add_argument(
@@ -167,6 +168,20 @@ def _pruning(pruning: argparse._ArgumentGroup) -> None:
         "batch=32, rate=1e-4, folder=DIR for checkpoints to go on from, logs=yes for TensorBoard",
     )
 
+    pruning.add_argument(
+        "--sparsity",
+        metavar="AMOUNT",
+        help="weights that become zero: a share, 0.5, or 2:4, two of every four staying. ONNX Runtime's processor "
+        "kernels are no faster for it, and the file is as large until it is packed (zip, zstd): this is for downloads "
+        "and for engines that skip zeros, such as TensorRT with 2:4. For speed here take --prune",
+    )
+    pruning.add_argument(
+        "--sparsity-method",
+        choices=SPARSIFIERS,
+        help="how weights are chosen. sparsegpt: those that stay make up for the others; wanda: the least of weight "
+        "times input; magnitude: the smallest; the first two want --calibration (default: sparsegpt)",
+    )
+
 
 def _samples(samples: argparse._ArgumentGroup) -> None:
     samples.add_argument(
@@ -217,6 +232,7 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
         "calibration": args.calibration,
         "recover": Recover.parse(args.recover) if args.recover else None,
         "prune": Prune.parse(args.prune) if args.prune else None,
+        "sparsity": _sparsity(args),
         "columns": parse_columns(args.columns) or None,
         "seed": args.seed,
         "evaluation": args.evaluation,
@@ -225,6 +241,14 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
         "validate": False if args.no_validate else None,
     }
     return dataclasses.replace(recipe, **{k: v for k, v in given.items() if v is not None})
+
+
+def _sparsity(args: argparse.Namespace) -> Sparsity | None:
+    if args.sparsity is None:
+        if args.sparsity_method is not None:
+            raise UsageError(f"--sparsity-method {args.sparsity_method} needs an amount: pass --sparsity 0.5 or 2:4.")
+        return None
+    return Sparsity(args.sparsity, args.sparsity_method or Sparsity.method)
 
 
 def _shape(text: str | None) -> tuple[int, int] | None:

@@ -20,6 +20,7 @@ from edgeport_export.prune import prune
 from edgeport_export.recipe import Recipe
 from edgeport_export.samples import padding_batches
 from edgeport_export.source import Source, load_source
+from edgeport_export.sparsify import sparsify
 from edgeport_export.validate import hides_padding
 from edgeport_export.variants import make_variant, prepare, remove_variant, validation_record
 
@@ -74,6 +75,7 @@ def export(
             head = ExportHead(source)
         progress.note(f"{type(source.model).__name__}, {_parameters(source)} parameters, task {source.task.name}")
         prune(source, recipe, progress)
+        sparsify(source, recipe, progress)
         # A model that writes text is padded outside of what it sees, whatever its mask does.
         maskable = source.task.generates or _hides_padding(head, source, progress)
         try:

@@ -1,4 +1,4 @@
-"""What is to be cut out of a model, and how it recovers: parts of a recipe, and how the command line writes them."""
+"""What is cut out of a model or made zero, and how it recovers: parts of a recipe, and how a shell writes them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from edgeport.errors import UsageError
 
 from edgeport_export.allowed import one_of
 
-__all__ = ["CORPUS", "IMPORTANCES", "Prune", "Recover"]
+__all__ = ["CORPUS", "IMPORTANCES", "SPARSIFIERS", "Prune", "Recover", "Sparsity"]
 
 IMPORTANCES = ("fisher", "wanda", "magnitude", "random")
+SPARSIFIERS = ("sparsegpt", "wanda", "magnitude")
 CORPUS = "corpus"
 """In the place of a share of the vocabulary: what the calibration rows use."""
 
@@ -170,3 +171,47 @@ class Recover:
             raise
         except ValueError as e:
             raise UsageError(f"--recover {text!r} has no value that fits: write it like 10m,batch=32,rate=1e-4.") from e
+
+
+_RUNS = (2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """How many weights of the model's layers become zero; matrices keep their shapes.
+
+    Raises:
+        UsageError: a value is not allowed.
+    """
+
+    amount: str
+    """A share to become zero, ``0.5``; or ``2:4``: how many stay of every so many that an output reads side by side."""
+    method: str = "sparsegpt"
+
+    def __post_init__(self) -> None:
+        one_of("sparsity method", (self.method,), SPARSIFIERS)
+        if self.share is None and self.pattern is None:
+            raise UsageError(
+                f"--sparsity {self.amount!r} is neither a share above 0 and below 1, nor how many stay of every "
+                f"{', '.join(map(str, _RUNS))}: write it like 0.5 or 2:4."
+            )
+
+    @property
+    def share(self) -> float | None:
+        """Of zeros; None where the amount is a pattern."""
+        found = float(self.amount) if re.fullmatch(r"0?\.\d+", self.amount) else 0.0
+        return found if 0 < found < 1 else None
+
+    @property
+    def pattern(self) -> tuple[int, int] | None:
+        """How many stay, of how many; None where the amount is a share."""
+        found = re.fullmatch(r"(\d+):(\d+)", self.amount)
+        if found is None:
+            return None
+        stay, run = int(found[1]), int(found[2])
+        return (stay, run) if run in _RUNS and 0 < stay < run else None
+
+    @property
+    def wants_samples(self) -> bool:
+        """Whether it looks at what the layers read."""
+        return self.method != "magnitude"

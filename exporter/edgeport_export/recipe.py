@@ -17,7 +17,7 @@ from typing import Any
 from edgeport.errors import UsageError
 
 from edgeport_export.allowed import one_of
-from edgeport_export.pruning import Prune, Recover
+from edgeport_export.pruning import Prune, Recover, Sparsity
 
 __all__ = [
     "BLOCK_SIZES",
@@ -109,6 +109,8 @@ class Recipe:
     """What is cut out of the model before it is captured; None leaves it whole."""
     recover: Recover | None = None
     """How the model that was cut learns from the original."""
+    sparsity: Sparsity | None = None
+    """Weights that become zero, after what is cut out is gone; None leaves them."""
     evaluation: str | None = None
     """A text file that variants of a model that writes text are scored on; None takes a text that comes along."""
     revision: str | None = None
@@ -136,6 +138,10 @@ class Recipe:
             raise UsageError("distillation learns from what the model will see: pass --calibration FILE.")
         if self.prune is not None and self.prune.wants_calibration and self.calibration is None:
             raise UsageError("pruning looks at what the model will see: pass --calibration FILE.")
+        if self.sparsity is not None and self.sparsity.wants_samples and self.calibration is None:
+            raise UsageError(
+                f"{self.sparsity.method} looks at what layers read: pass --calibration FILE, or choose magnitude."
+            )
         one_of("precision in limits", tuple(self.limits), PRECISIONS)
         try:
             re.compile(self.keep_fp32 or "")
@@ -199,6 +205,8 @@ class Recipe:
                     values[key] = tuple(values[key])
             if values.get("recover") is not None:
                 values["recover"] = Recover(**values["recover"])
+            if values.get("sparsity") is not None:
+                values["sparsity"] = Sparsity(**values["sparsity"])
             if values.get("prune") is not None:
                 given_prune = dict(values["prune"])
                 if isinstance(given_prune.get("layers"), list):

@@ -236,7 +236,14 @@ def pruning_summary(record: Mapping[str, Any]) -> str:
         tokens = record["vocabulary"]
         parts.append(f"{tokens['of'] - tokens['kept']:,} of {tokens['of']:,} tokens")
     share_left = record["parameters"] / record["original_parameters"]
-    return f"removed {', '.join(parts)}; {share_left:.0%} of the parameters stay"
+    said = [f"removed {', '.join(parts)}; {share_left:.0%} of the parameters stay"] if parts else []
+    if "sparsity" in record:
+        zeros = record["sparsity"]
+        said.append(
+            f"{zeros['zeros'] / zeros['of']:.0%} of the {zeros['of'] / 1e6:.1f} million weights of {zeros['layers']} "
+            f"layers are zero ({zeros['amount']} by {zeros['method']})"
+        )
+    return "; ".join(said)
 
 
 def pruning_notes(record: Mapping[str, Any]) -> list[str]:

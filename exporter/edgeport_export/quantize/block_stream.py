@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-__all__ = ["BlockStream", "Inputs", "without_cache"]
+__all__ = ["BlockStream", "Inputs", "blocks_of", "without_cache"]
 
 
 @dataclass(eq=False)
@@ -53,7 +53,7 @@ class BlockStream:
 
     def __init__(self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> None:
         self.model, self.batches = model, batches
-        self.blocks = list(_blocks(model))
+        self.blocks = list(blocks_of(model))
         self.calls: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = [[] for _ in self.blocks]
         self.hidden: list[Any] = []
         self.chained = all(block is not model for _, block in self.blocks)
@@ -156,7 +156,7 @@ def _first(output: Any) -> Any:
     return output[0] if isinstance(output, tuple | list) else output
 
 
-def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def blocks_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The members of the outermost module lists with their name prefixes, in order; the model itself if it has none."""
     lists = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     outermost = [n for n in lists if not any(n.startswith(f"{other}.") for other in lists)]

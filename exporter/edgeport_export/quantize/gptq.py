@@ -23,13 +23,10 @@ from torch import Tensor, nn
 from edgeport_export.quantize.block_by_block import Progress, block_by_block, rows_of
 from edgeport_export.quantize.block_stream import BlockStream
 from edgeport_export.quantize.blockwise import Grid, Quantized, in_blocks
+from edgeport_export.quantize.compensate import compensate, inverse_factor
 from edgeport_export.quantize.round_to_nearest import fit
 
 __all__ = ["GPTQ", "gptq", "solve"]
-
-_LAZY = 32
-"""Inputs whose effect on all later ones is applied at once; divides every larger block size, so that a block's inputs
-have had all that came before when its scale is fitted."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def gptq(
 
 
 def solve(rows: Tensor, moments: Tensor, config: GPTQ) -> Quantized:
-    """Quantize one matrix.
+    """Quantize one matrix. Weights that are zero stay zero: they were pruned.
 
     Args:
         rows: (outputs, inputs) float32; not changed.
@@ -80,42 +77,29 @@ def solve(rows: Tensor, moments: Tensor, config: GPTQ) -> Quantized:
     diagonal = moments.diagonal().clone()
     mean = diagonal.mean().clamp(min=1e-12)
     order = torch.argsort(diagonal, descending=True) if config.by_activity else torch.arange(width)
-    factor = _inverse_factor(moments[order][:, order] / mean, config.damping)
+    factor = inverse_factor(moments[order][:, order] / mean, config.damping)
     importance = in_blocks((diagonal / mean + config.damping).numpy()[None], grid.block_size)
     scales, zeros = fit(in_blocks(rows.numpy(), grid.block_size), grid, search=True, importance=importance)
     # One input's weights lie together from here on.
     scale, zero = (torch.from_numpy(a).float().T.contiguous() for a in (scales, zeros))
     left = rows.T[order]
+    pruned = left == 0
     integers = torch.empty(width, count)
-    for start in range(0, width, _LAZY):
-        stop = min(start + _LAZY, width)
-        errors = torch.empty(stop - start, count)
-        for at in range(start, stop):
-            block = int(order[at]) // grid.block_size
-            if not config.by_activity and at % grid.block_size == 0:
-                now = in_blocks(left[at : at + grid.block_size].T.numpy(), grid.block_size)
-                fitted = fit(now, grid, search=True, importance=importance[:, block : block + 1])
-                scale[block], zero[block] = (torch.from_numpy(a[:, 0]) for a in fitted)
-            value, s, z = left[at], scale[block], zero[block]
-            integer = (value / s).round_().add_(z).clamp_(0, grid.top)
-            integers[order[at]] = integer
-            error = errors[at - start]
-            torch.sub(value, integer.sub_(z).mul_(s), out=error).div_(factor[at, at])
-            left[at + 1 : stop].addr_(factor[at, at + 1 : stop], error, alpha=-1)
-        left[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
+
+    def choose(at: int) -> Tensor:
+        block = int(order[at]) // grid.block_size
+        if not config.by_activity and at % grid.block_size == 0:
+            now = in_blocks(left[at : at + grid.block_size].T.numpy(), grid.block_size)
+            fitted = fit(now, grid, search=True, importance=importance[:, block : block + 1])
+            scale[block], zero[block] = (torch.from_numpy(a[:, 0]) for a in fitted)
+        s, z = scale[block], zero[block]
+        integer = (left[at] / s).round_().add_(z).clamp_(0, grid.top)
+        integer = torch.where(pruned[at], z, integer)
+        integers[order[at]] = integer
+        return integer.sub_(z).mul_(s)
+
+    compensate(left, factor, choose)
     zeros = zero.T.numpy().astype(np.uint8)
     padded = np.repeat(zeros[:, :, None], grid.block_size, axis=2)
     padded.reshape(count, -1)[:, :width] = integers.T.numpy().astype(np.uint8)
     return Quantized(grid, width, padded, scale.T.contiguous().numpy(), None if grid.symmetric else zeros)
-
-
-def _inverse_factor(moments: Tensor, damping: float) -> Tensor:
-    """Upper triangular U with UᵀU the inverse of the damped ``moments``; damped more where that has no factor."""
-    while True:
-        damped = moments + torch.eye(moments.shape[0]) * damping
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not failed:
-                return upper
-        damping = max(damping * 10, 1e-6)
