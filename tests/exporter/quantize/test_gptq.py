@@ -143,6 +143,9 @@ def logits(graph: ir.Model) -> np.ndarray:
         "last": np.array([7], np.int32),
         "total": np.array(8, np.int32),
     }
-    past = {i.name: i.shape for i in session.get_inputs() if i.name not in known}
-    feeds = known | {n: generator.normal(size=(1, s[1], 5, s[3])).astype(np.float32) for n, s in past.items()}
+    taken = {i.name: i.shape for i in session.get_inputs()}
+    past = {name: shape for name, shape in taken.items() if name not in known}
+    feeds = {n: v for n, v in known.items() if n in taken} | {
+        n: generator.normal(size=(1, s[1], 5, s[3])).astype(np.float32) for n, s in past.items()
+    }
     return session.run(["logits"], feeds)[0]
