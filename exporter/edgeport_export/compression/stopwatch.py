@@ -24,8 +24,9 @@ from edgeport_export.samples import Batch
 __all__ = ["BASELINE", "Stopwatch", "peak_memory"]
 
 BASELINE = "int8"
-_TURNS = 7
-_FINAL_TURNS = 15
+_TURNS, _SECONDS = 25, 30.0
+"""Beside each candidate, at most."""
+_FINAL_TURNS, _FINAL_SECONDS = 41, 60.0
 _NEW_TOKENS = 16
 """Tokens that a model writes after each prompt; the time is that of all of them."""
 
@@ -47,7 +48,7 @@ class Stopwatch:
             BASELINE: self._run(self.original, self._baseline, self.recipe),
             SMALL: self._run(bundle, SMALL, recipe),
         }
-        times = take_turns(models, self.feeds.batches, turns=_TURNS)
+        times = take_turns(models, self.feeds.batches, turns=_TURNS, seconds=_SECONDS)
         self.baseline.append(times[BASELINE])
         return ratio_of(times[BASELINE], times[SMALL]).value, times[SMALL]
 
@@ -65,7 +66,7 @@ class Stopwatch:
             SMALL: self._run(bundle, SMALL, recipe),
             f"{BASELINE} again": self._run(self.original, self._baseline, self.recipe),
         }
-        times = take_turns(models, self.feeds.batches, turns=_FINAL_TURNS, say=say)
+        times = take_turns(models, self.feeds.batches, turns=_FINAL_TURNS, seconds=_FINAL_SECONDS, say=say)
         del models
         return_freed_memory()
         return times

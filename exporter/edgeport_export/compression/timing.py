@@ -1,11 +1,15 @@
-"""How long models take, side by side: turns of A B, B A, A B, ..., each over all batches.
+"""How long models take, side by side: short turns, in a new random order each time, each over all batches.
 
-A machine drifts within minutes, so only what was taken in the same turns is compared, and as a ratio. Idle thread pools
-spin for a while (ONNX Runtime's for 40 ms), so every turn begins with a pause. Knows functions and numbers, no model.
+A machine drifts within minutes, so only what was taken in the same turn is compared, and as a ratio: the median over
+turns. In an order that repeats, somebody always follows the same one, in its caches and at its clock rate. Idle thread
+pools spin for a while (ONNX Runtime's for 40 ms), so everyone begins with a pause. Knows functions and numbers, no
+model.
 """
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter, sleep
@@ -17,8 +21,9 @@ from edgeport_export.samples import Batch
 
 __all__ = ["Ratio", "Timed", "ratio_of", "take_turns"]
 
-SETTLE_SECONDS = 0.1
+SETTLE_SECONDS = 0.06
 _WARM_UP = 2
+_LEAST_TURNS = 7
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ def take_turns(
     batches: Sequence[Batch],
     *,
     turns: int,
+    seconds: float = math.inf,
     say: Callable[[str], None] = lambda doing: None,
 ) -> dict[str, Timed]:
     """Time ``models`` on ``batches``.
@@ -60,6 +66,7 @@ def take_turns(
         models: By name; a batch in, and back when the work is done.
         batches: Each turn runs all of them once, in order.
         turns: Of each model.
+        seconds: No turn is begun after these, once there are some.
         say: Is told what is being done.
     """
     for run in models.values():
@@ -68,14 +75,15 @@ def take_turns(
             for batch in batches:
                 run(batch)
     found: dict[str, list[float]] = {name: [] for name in models}
-    order = list(models)
+    chance, start = random.Random(0), perf_counter()
     for number in range(turns):
+        if number >= _LEAST_TURNS and perf_counter() - start > seconds:
+            break
         say(f"turn {number + 1} of {turns}")
-        for name in order:
+        for name in chance.sample(list(models), len(models)):
             sleep(SETTLE_SECONDS)
             models[name](batches[0])  # wakes its threads, and does not count
             found[name].append(_turn(models[name], batches))
-        order.reverse()  # so that nobody always follows the same one
     return {name: Timed(tuple(times)) for name, times in found.items()}
 
 
@@ -87,9 +95,9 @@ def _turn(run: Callable[[Batch], object], batches: Sequence[Batch]) -> float:
 
 
 def ratio_of(slower: Timed, faster: Timed, *, resamples: int = 2000, seed: int = 0) -> Ratio:
-    """The ratio of the medians, with a bootstrap over turns, the same turns of both."""
-    above, below = np.array(slower.turns), np.array(faster.turns)
-    draws = np.random.default_rng(seed).integers(len(above), size=(resamples, len(above)))
-    ratios: NDArray[np.float64] = np.median(above[draws], axis=1) / np.median(below[draws], axis=1)
-    low, high = (float(p) for p in np.percentile(ratios, (2.5, 97.5)))
-    return Ratio(slower.milliseconds / faster.milliseconds, low, high)
+    """The median of the ratios of the same turns, with a bootstrap over turns."""
+    ratios = np.array(slower.turns) / np.array(faster.turns)
+    draws = np.random.default_rng(seed).integers(len(ratios), size=(resamples, len(ratios)))
+    medians: NDArray[np.float64] = np.median(ratios[draws], axis=1)
+    low, high = (float(p) for p in np.percentile(medians, (2.5, 97.5)))
+    return Ratio(float(np.median(ratios)), low, high)

@@ -50,7 +50,7 @@ def rows(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _same_time(
-    models: dict[str, Any], batches: Any, *, turns: int, say: Callable[[str], None] = lambda doing: None
+    models: dict[str, Any], batches: Any, *, turns: int, seconds: float, say: Callable[[str], None] = lambda doing: None
 ) -> dict[str, Timed]:
     for run in models.values():
         run(batches[0])
