@@ -56,9 +56,9 @@ class Calibration:
     labels: tuple[str, ...]
     """Which of a row's names are labels; none where the loss is to be against the original's own outputs."""
 
-    def batches(self, size: int = 16) -> list[LabelledBatch]:
-        """All rows, the short ones first, ``size`` at most to a batch."""
-        return [self._batch(rows) for rows in _of_one_length(self.rows, size)]
+    def batches(self, size: int = 16, *, tokens: int | None = None) -> list[LabelledBatch]:
+        """All rows, the short ones first, ``size`` at most to a batch, and no more ``tokens`` unless one row has."""
+        return [self._batch(rows) for rows in _of_one_length(self.rows, size, tokens)]
 
     def _batch(self, rows: Sequence[Mapping[str, Any]]) -> LabelledBatch:
         tensors = {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
@@ -115,12 +115,15 @@ def _file(recipe: Recipe) -> Path:
     return Path(recipe.calibration)
 
 
-def _of_one_length(rows: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
+def _of_one_length(
+    rows: Sequence[Mapping[str, Any]], size: int, tokens: int | None
+) -> Iterator[list[Mapping[str, Any]]]:
     by_length: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_length.setdefault(len(row["input_ids"]), []).append(row)
-    for _, same in sorted(by_length.items()):
-        yield from (same[i : i + size] for i in range(0, len(same), size))
+    for length, same in sorted(by_length.items()):
+        step = size if tokens is None else min(size, max(1, tokens // length))
+        yield from (same[i : i + step] for i in range(0, len(same), step))
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ def _encode(source: Source, *texts: Any, words: bool = False) -> tuple[dict[str,
     """A text, a pair, or one of words: the model's inputs, and all that the tokenizer gave."""
     limit = min(source.max_length, _LONGEST)
     given = source.tokenizer(*texts, truncation=True, max_length=limit, is_split_into_words=words)
-    return {name: given[name] for name in input_names(source)}, given
+    return {name: given[name] for name in input_names(source, given)}, given
 
 
 def _one_text(source: Source, row: Row, labelled: bool, number: int) -> Iterator[dict[str, Any]]:

@@ -165,7 +165,8 @@ def _pruning(pruning: argparse._ArgumentGroup) -> None:
         "--recover",
         metavar="TIME",
         help="let the pruned model learn from the original with the rows of --calibration: 10m, 90s or 500steps, then "
-        "batch=32, rate=1e-4, folder=DIR for checkpoints to go on from, logs=yes for TensorBoard",
+        "batch=32, rate=1e-4 (left out, both follow from the rows and the model), folder=DIR for checkpoints to go on "
+        "from, logs=yes for TensorBoard",
     )
 
     pruning.add_argument(

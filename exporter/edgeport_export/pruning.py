@@ -11,8 +11,10 @@ from edgeport.errors import UsageError
 
 from edgeport_export.allowed import one_of
 
-__all__ = ["CORPUS", "IMPORTANCES", "SPARSIFIERS", "Prune", "Recover", "Sparsity"]
+__all__ = ["CORPUS", "IMPORTANCES", "SPARSIFIERS", "TOKENS", "Prune", "Recover", "Sparsity"]
 
+TOKENS = 512
+"""Of a step of distillation, where its rows are not given: it then takes about the same whatever their length."""
 IMPORTANCES = ("fisher", "wanda", "magnitude", "random")
 SPARSIFIERS = ("sparsegpt", "wanda", "magnitude")
 CORPUS = "corpus"
@@ -126,20 +128,22 @@ class Recover:
     """For the training, as near as a few timed steps tell."""
     steps: int | None = None
     """Instead of minutes: the same however fast the machine is."""
-    batch: int = 32
-    """Rows a step and device."""
-    learning_rate: float = 1e-4
+    batch: int | None = None
+    """Rows a step and device; None takes as many as have 512 tokens together, 8 to 64."""
+    learning_rate: float | None = None
+    """At its highest; None takes 4e-4 for hidden states of up to 384 numbers and less for wider ones."""
     folder: str | None = None
     """For checkpoints; a run that was interrupted goes on from there."""
     logs: bool = False
     """For TensorBoard, in the folder."""
 
     def __post_init__(self) -> None:
-        if self.minutes <= 0 or (self.steps is not None and self.steps < 1) or self.batch < 1:
+        counts = [n for n in (self.steps, self.batch) if n is not None]
+        if self.minutes <= 0 or any(n < 1 for n in counts):
             raise UsageError(
                 f"recover for {self.minutes:g} minutes or {self.steps} steps, {self.batch} rows: all are to be above 0."
             )
-        if self.learning_rate < 0:
+        if self.learning_rate is not None and self.learning_rate < 0:
             raise UsageError(f"recover rate={self.learning_rate}: give a learning rate above 0, such as 1e-4.")
         if self.logs and self.folder is None:
             raise UsageError("recover writes logs into its folder: name one, as in 10m,folder=run,logs=yes.")
@@ -162,8 +166,8 @@ class Recover:
             return cls(
                 minutes=number * {"s": 1 / 60, "m": 1, "h": 60, "steps": 1}[unit],
                 steps=int(number) if unit == "steps" else None,
-                batch=int(options.get("batch", cls.batch)),
-                learning_rate=float(options.get("rate", cls.learning_rate)),
+                batch=int(options["batch"]) if "batch" in options else None,
+                learning_rate=float(options["rate"]) if "rate" in options else None,
                 folder=options.get("folder"),
                 logs=options.get("logs", "no") == "yes",
             )

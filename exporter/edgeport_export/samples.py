@@ -70,9 +70,9 @@ _PAIRED = ("question-answering", "text-ranking", "zero-shot-classification")
 _TOKENIZER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def input_names(source: Source) -> tuple[str, ...]:
-    """The graph's inputs, in order: what the tokenizer gives and the model takes."""
-    given = source.tokenizer(SENTENCES[0]).keys()
+def input_names(source: Source, given: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """The graph's inputs, in order: what the tokenizer gives (for a text, unless it is known) and the model takes."""
+    given = source.tokenizer(SENTENCES[0]) if given is None else given
     taken = inspect.signature(source.model.forward).parameters
     known = _TOKENIZER_INPUTS[:2] if source.task.generates else _TOKENIZER_INPUTS
     return tuple(name for name in known if name in given and name in taken)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edgeport_export.prune.units import DENSE, Kind, Own, Units, out_axis
 
-__all__ = ["find_units"]
+__all__ = ["find_units", "word_table"]
 
 _SHARED, _SILENT, _MIXED = -1, -2, -3
 """A channel that all units read, that none reads, and that some read."""
@@ -73,7 +73,7 @@ def _trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> _Trace:
         return run
 
     inside = {id(p) for module in dense.values() for p in module.parameters(recurse=False)}
-    words = _word_table(model)
+    words = word_table(model)
     trace.parameters = {n: p for n, p in model.named_parameters() if id(p) not in inside and p is not words}
     with _plain_attention(model):
         handles = [module.register_forward_hook(hook(name)) for name, module in dense.items()]
@@ -112,8 +112,9 @@ def _plain_attention(model: nn.Module) -> Iterator[None]:
             config._attn_implementation = before
 
 
-def _word_table(model: Any) -> Any:
-    """The largest of all parameters, as a rule, and none whose entries belong to heads or neurons."""
+def word_table(model: Any) -> Any:
+    """The weight of the table of words, None without one: the largest of all parameters, as a rule, and none whose
+    entries belong to heads or neurons."""
     try:
         return model.get_input_embeddings().weight
     except (NotImplementedError, AttributeError):

@@ -1,7 +1,7 @@
 """How much a head or a neuron matters: one pure function a score, from what one pass over the samples has gathered.
 
-Larger is more important. Scores of different layers compare with each other, except Wanda's and the magnitude's, which
-are divided by their layer's mean.
+Larger is more important. Fisher's scores of different layers compare with each other; all others are shares of what
+their layer's heads or neurons have together, since a head's weights are many and a neuron's few.
 """
 
 from __future__ import annotations
@@ -109,25 +109,25 @@ def wanda(units: Units, gathered: Gathered) -> Tensor:
     """The length of a channel's inputs times that of its weights, summed over a unit (Sun et al. 2023, A Simple and
     Effective Pruning Approach for Large Language Models; there for single weights)."""
     assert gathered.squares is not None
-    return _relative((gathered.squares * _per_channel(units)).reshape(units.count, -1).sum(1).sqrt())
+    return _shares((gathered.squares * _per_channel(units)).reshape(units.count, -1).sum(1).sqrt())
 
 
 def magnitude(units: Units, gathered: Gathered) -> Tensor:
     """The length of what the consumer holds of a unit."""
-    return _relative(_per_channel(units).reshape(units.count, -1).sum(1).sqrt())
+    return _shares(_per_channel(units).reshape(units.count, -1).sum(1).sqrt())
 
 
 def _per_channel(units: Units) -> Tensor:
     return weights_of(units.consumer).square().sum(0)
 
 
-def _relative(scores: Tensor) -> Tensor:
-    return scores / scores.mean().clamp(min=1e-30)
+def _shares(scores: Tensor) -> Tensor:
+    return scores / scores.sum().clamp(min=1e-30)
 
 
 def random_scores(units: Units, gathered: Gathered) -> Tensor:
     """Drawn by torch's generator: the floor that anything else is to beat."""
-    return torch.rand(units.count)
+    return _shares(torch.rand(units.count))
 
 
 IMPORTANCES: Mapping[str, Callable[[Units, Gathered], Tensor]] = {

@@ -9,7 +9,7 @@ layer by layer: Frantar & Alistarh 2022 (Optimal Brain Compression), Kurtic et a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,48 +49,69 @@ def reconstruct(
         teacher, student = BlockStream(original, batches), BlockStream(model, batches)
         if not (teacher.chained and student.chained):
             for units, counts in zip(found, weights, strict=True):
-                _refit(original.get_submodule(names[units.name]), units, _whole(teacher, student), counts)
+                wanted = original.get_submodule(names[units.name])
+                (aim,), _ = _aims([wanted], _whole(teacher))
+                _refit(units, aim, _whole(student), counts)
             return
         at = 0
         for index, (prefix, _) in enumerate(student.blocks):
-            for units, counts in zip(found, weights, strict=True):
-                if not units.name.startswith(prefix):
-                    continue
-                while not names[units.name].startswith(teacher.blocks[at][0]):
+            here = [(units, counts) for units, counts in zip(found, weights, strict=True)
+                    if units.name.startswith(prefix)]  # fmt: skip
+            if here:
+                while not names[here[0][0].name].startswith(teacher.blocks[at][0]):
                     teacher.advance(at)
                     at += 1
-                runs = teacher.outputs(at), student.outputs(index)
-                _refit(original.get_submodule(names[units.name]), units, runs, counts)
+                wanted = [original.get_submodule(names[units.name]) for units, _ in here]
+                # Once for all consumers of the block: they are not refitted in the original.
+                aims, teacher.hidden = _aims(wanted, teacher.outputs(at))
+                at += 1
+                for (units, counts), aim in zip(here, aims, strict=True):
+                    _refit(units, aim, student.outputs(index), counts)
             student.advance(index)
 
 
-def _whole(teacher: BlockStream, student: BlockStream) -> tuple[Iterator[Any], Iterator[Any]]:
-    """Models whose blocks do not follow each other are run from end to end."""
-    return (teacher.model(**b) for b in teacher.batches), (student.model(**b) for b in student.batches)
+def _whole(stream: BlockStream) -> Iterator[Any]:
+    """A model whose blocks do not follow each other is run from end to end."""
+    return (stream.model(**batch) for batch in stream.batches)
 
 
-def _refit(
-    wanted: nn.Module, units: Units, runs: tuple[Iterator[Any], Iterator[Any]], weights: Sequence[Tensor]
-) -> None:
+_Aim = tuple[Tensor, Tensor | None]
+"""What a product gives, and what is added to that."""
+
+
+def _aims(wanted: Sequence[nn.Module], runs: Iterator[Any]) -> tuple[list[list[list[_Aim]]], list[Any]]:
+    """By module, batch and call, what the original has there; and what the runs gave."""
+    aims: list[list[list[_Aim]]] = [[] for _ in wanted]
+    outputs = []
+    with _Watched(wanted) as target:
+        for output in runs:
+            outputs.append(output)
+            for each, calls in zip(aims, target.take(), strict=True):
+                each.append([(given, stream) for _, given, stream in calls])
+    return aims, outputs
+
+
+def _refit(units: Units, aims: Sequence[Sequence[_Aim]], runs: Iterator[Any], weights: Sequence[Tensor]) -> None:
     """Sum up the normal equations over all batches, and solve them."""
     consumer = units.consumer
     matrix = weights_of(consumer)
     width = matrix.shape[1] + 1
-    inner, outer = torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, len(matrix), dtype=torch.float64)
+    inner, outer = torch.zeros(width, width), torch.zeros(width, len(matrix))
     scale = sum(float(w.sum()) for w in weights) / max(sum(w.numel() for w in weights), 1)
-    with _Watched(wanted) as target, _Watched(consumer) as now:
-        for counts, _ in zip(weights, zip(*runs, strict=True), strict=True):
-            for (_, output, aim), (read, _, stream) in zip(target.take(), now.take(), strict=True):
-                if aim is not None and stream is not None:
-                    output = output + (aim - stream)
+    with _Watched([consumer]) as now:
+        for counts, aim, _ in zip(weights, aims, runs, strict=True):
+            (calls,) = now.take()
+            for (output, wanted), (read, _, stream) in zip(aim, calls, strict=True):
+                if wanted is not None and stream is not None:
+                    output = output + (wanted - stream)
                 x = read.reshape(-1, width - 1)
                 x = torch.cat([x, x.new_ones(len(x), 1)], 1)
                 each = counts.flatten() / scale + _LEAST_WEIGHT if scale > 0 else torch.ones(len(x))
                 weighted = (x * each[:, None]).T
-                inner += weighted @ x
-                outer += weighted @ output.reshape(-1, len(matrix))
+                inner.addmm_(weighted, x)
+                outer.addmm_(weighted, output.reshape(-1, len(matrix)))
     before = torch.cat([matrix.T, _bias(consumer, matrix)[None]])
-    solved = ridge(inner, outer, before.double(), has_bias=consumer.bias is not None).float()
+    solved = ridge(inner.double(), outer.double(), before.double(), has_bias=consumer.bias is not None).float()
     matrix.copy_(solved[:-1].T)
     if consumer.bias is not None:
         consumer.bias.copy_(solved[-1])
@@ -121,30 +142,34 @@ def _bias(consumer: Any, matrix: Tensor) -> Tensor:
 
 
 class _Watched(TorchDispatchMode):
-    """What one product reads and gives, and what its output is added to first: the residual stream, as a rule."""
+    """What products read and give, and what their output is added to first: the residual stream, as a rule."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
-        self._calls: list[list[Any]] = []
-        self._handle = module.register_forward_hook(self._ran)
+        self._calls: list[list[list[Any]]] = [[] for _ in modules]
+        self._handles = [
+            m.register_forward_hook(self._ran(calls)) for m, calls in zip(modules, self._calls, strict=True)
+        ]
 
-    def _ran(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self._calls.append([args[0], output, None])
+    def _ran(self, calls: list[list[Any]]) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        return lambda _, args, output: calls.append([args[0], output, None])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.add.Tensor and self._calls and self._calls[-1][2] is None:
-            output = self._calls[-1][1]
-            for one, other in (args[:2], args[1::-1]):
-                if one is output and isinstance(other, Tensor) and other.shape == output.shape:
-                    self._calls[-1][2] = other
+        if func is torch.ops.aten.add.Tensor:
+            for last in (calls[-1] for calls in self._calls if calls and calls[-1][2] is None):
+                for one, other in (args[:2], args[1::-1]):
+                    if one is last[1] and isinstance(other, Tensor) and other.shape == one.shape:
+                        last[2] = other
         return func(*args, **(kwargs or {}))
 
-    def take(self) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-        """(input, output, residual) of each run since the last time."""
-        taken = [(read, output, stream) for read, output, stream in self._calls]
-        self._calls.clear()
+    def take(self) -> list[list[tuple[Tensor, Tensor, Tensor | None]]]:
+        """By module, (input, output, residual) of each run since the last time."""
+        taken = [[(read, output, stream) for read, output, stream in calls] for calls in self._calls]
+        for calls in self._calls:
+            calls.clear()
         return taken
 
     def __exit__(self, *exc: Any) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
         super().__exit__(*exc)

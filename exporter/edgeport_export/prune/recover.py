@@ -2,14 +2,19 @@
 
 The loss is the divergence of the outputs, the distance of the hidden states after each layer that is left, and, where
 rows are labelled, the labels'. transformers' Trainer does the rest, on as many devices as accelerate finds.
+
+There is time for some epochs at most, so every step counts: no dropout, a high learning rate, rows of like length
+together, and the table of words as it was (most of a small model's numbers, of which a batch has few).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,8 @@ from torch.nn import functional
 from edgeport_export.calibration import Calibration, load_calibration
 from edgeport_export.head import ExportHead
 from edgeport_export.progress import Progress
-from edgeport_export.pruning import Recover
+from edgeport_export.prune.find import word_table
+from edgeport_export.pruning import TOKENS, Recover
 from edgeport_export.recipe import Recipe
 from edgeport_export.source import Source
 
@@ -40,8 +46,13 @@ _TIMED = 8
 """Steps to time before it is decided how many there is time for; the first two warm up."""
 _TEMPERATURE = 2.0
 """That soft labels are compared at (Hinton et al. 2015, Distilling the Knowledge in a Neural Network)."""
-_LABELS = 0.1
+_LABELS = 0.5
 """Weight of the labels' loss beside the original's."""
+_LEAST_ROWS, _MOST_ROWS = 8, 64
+"""Of a step, where no batch is named."""
+_RATE, _RATE_WIDTH = 4e-4, 384
+"""A learning rate, and the width of hidden states up to which it is stable; for wider ones it falls as the width grows
+(Yang et al. 2022, Tensor Programs V)."""
 _PLAN = "plan.json"
 
 
@@ -57,20 +68,35 @@ def recover(original: nn.Module, source: Source, recipe: Recipe, progress: Progr
     samples = load_calibration(source, recipe, _ROWS)
     with tempfile.TemporaryDirectory() as scratch, progress.stage("recover", "Distil from the original"):
         folder = Path(choice.folder or scratch)
+        choice = _settled(choice, source, samples)
         if choice.steps is None:
             seconds = _seconds_a_step(original, source, samples, choice, recipe.seed, Path(scratch) / "timed")
             steps = _planned(folder, max(1, int(choice.minutes * 60 / seconds)))
         else:
             steps = choice.steps
-        trainer = _Distil(original, source, samples, _arguments(folder, steps, choice, recipe.seed))
         last = get_last_checkpoint(str(folder)) if choice.folder and folder.is_dir() else None
-        trainer.train(resume_from_checkpoint=last)
+        with _words_as_they_are(source.model):
+            trainer = _Distil(original, source, samples, _arguments(folder, steps, choice, recipe.seed))
+            trainer.train(resume_from_checkpoint=last)
     source.model.eval()
     source.pruning = {**source.pruning, "recovered": {"steps": steps, "batch": choice.batch, "samples": str(samples)}}
     progress.note(f"distilled {steps} steps of {choice.batch} rows")
 
 
+def _settled(choice: Recover, source: Source, samples: Calibration) -> Recover:
+    """With rows and learning rate chosen where they were left open."""
+    tokens = sum(len(row["input_ids"]) for row in samples.rows) / len(samples.rows)
+    width = max(getattr(source.config, "hidden_size", 0) or 0, _RATE_WIDTH)
+    return dataclasses.replace(
+        choice,
+        batch=choice.batch or min(max(round(TOKENS / tokens), _LEAST_ROWS), _MOST_ROWS),
+        learning_rate=_RATE * _RATE_WIDTH / width if choice.learning_rate is None else choice.learning_rate,
+    )
+
+
 def _arguments(folder: Path, steps: int, choice: Recover, seed: int) -> TrainingArguments:
+    assert choice.batch is not None
+    assert choice.learning_rate is not None
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -78,6 +104,7 @@ def _arguments(folder: Path, steps: int, choice: Recover, seed: int) -> Training
         learning_rate=choice.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=min(steps // 20, 100),
+        train_sampling_strategy="group_by_length",
         seed=seed,
         data_seed=seed,
         save_steps=max(50, steps // 10),
@@ -98,10 +125,25 @@ def _seconds_a_step(
     before = {name: tensor.clone() for name, tensor in source.model.state_dict().items()}
     marks: list[float] = []
     quiet = Recover(minutes=choice.minutes, learning_rate=0.0, batch=choice.batch)
-    trainer = _Distil(original, source, samples, _arguments(scratch, _TIMED, quiet, seed), marks)
-    trainer.train()
+    with _words_as_they_are(source.model):
+        _Distil(original, source, samples, _arguments(scratch, _TIMED, quiet, seed), marks).train()
     source.model.load_state_dict(before)
     return (marks[-1] - marks[2]) / (len(marks) - 3)
+
+
+@contextmanager
+def _words_as_they_are(model: nn.Module) -> Iterator[None]:
+    """The table of words learns nothing meanwhile, unless the outputs are made of it."""
+    table = word_table(model)
+    outputs: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    fixed = table is not None and table.requires_grad and (outputs is None or outputs.weight is not table)
+    if fixed:
+        table.requires_grad_(False)
+    try:
+        yield
+    finally:
+        if fixed:
+            table.requires_grad_()
 
 
 def _planned(folder: Path, steps: int) -> int:
@@ -145,6 +187,7 @@ class _Distil(Trainer):
     ) -> Any:
         if self._marks is not None:
             self._marks.append(time.perf_counter())
+        model.eval()  # the Trainer has just switched dropout on
         read = {name: inputs[name] for name in self._names}
         labels = {name: inputs[name] for name in self._labels}
         with torch.no_grad():

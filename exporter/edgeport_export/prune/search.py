@@ -14,6 +14,9 @@ from torch import Tensor
 
 __all__ = ["Choices", "rearrange", "share", "within"]
 
+_SWAPPED = 128
+"""Units that are looked at for a swap, on either side: those that promise most by themselves."""
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -96,23 +99,28 @@ def rearrange(masks: Tensor, kept: Tensor, rounds: int = 100) -> Tensor:
         (units,) bool, with as many units.
     """
     kept = kept.clone()
-    block = (masks.T @ masks / len(masks)).double()
+    block = masks.T @ masks / len(masks)
+    diagonal = block.diagonal()
     for _ in range(rounds):
-        gone = ~kept
-        if not gone.any() or not kept.any():
+        if kept.all() or not kept.any():
             break
-        with_gone = block[:, gone].sum(1)
+        with_gone = block[:, ~kept].sum(1)
         # Taking i out of what goes, and putting j in: both terms of the square, and what i and j have in common.
-        out, into = gone.nonzero()[:, 0], kept.nonzero()[:, 0]
-        diagonal = block.diagonal()
+        out = _least(diagonal - 2 * with_gone, ~kept)
+        into = _least(diagonal + 2 * with_gone, kept)
         change = (
             (diagonal[out] - 2 * with_gone[out])[:, None]
             + (diagonal[into] + 2 * with_gone[into])[None]
             - 2 * block[out][:, into]
         )
-        least = int(change.argmin())
-        i, j = divmod(least, len(into))
-        if change[i, j] >= -1e-12 * float(diagonal.sum()):
+        i, j = divmod(int(change.argmin()), len(into))
+        if change[i, j] >= -1e-6 * float(diagonal.sum()):
             break
         kept[out[i]], kept[into[j]] = True, False
     return kept
+
+
+def _least(values: Tensor, among: Tensor) -> Tensor:
+    """Indices of the least of some ``values``: what else two units have in common decides between these."""
+    index = among.nonzero()[:, 0]
+    return index[values[index].argsort(stable=True)[:_SWAPPED]]

@@ -32,6 +32,8 @@ __all__ = ["prune", "pruning_notes", "pruning_summary"]
 
 _TOKENS = 2**16
 """Of the samples, at most."""
+_ROWS, _AT_ONCE = 64, 2048
+"""Rows and tokens of a batch, at most: small products are slow ones."""
 _STEPS = 32
 """Sizes of a feed-forward layer to choose from, at least; of whole vectors of 16 numbers where it is wide enough."""
 _MEASURED = 9
@@ -67,7 +69,10 @@ def prune(source: Source, recipe: Recipe, progress: Progress | None = None) -> N
             found, refused = _found(head, source, choice)
         with progress.stage("prune", "Remove heads and neurons"):
             record["importance"] = choice.importance
-            record |= _cut_units(head, original, found, choice, samples, recipe.seed, record.get("layers", ()))
+            removed = record.get("layers", ())
+            # What training is to follow for would undo a refit.
+            refit = choice.reconstruct and recipe.recover is None
+            record |= _cut_units(head, original, found, choice, samples, recipe.seed, removed, refit=refit)
         record["not_prunable"] = [units.name for units in refused]
         if refused:
             progress.note(_not_pruned(refused))
@@ -124,9 +129,11 @@ def _cut_units(
     samples: Calibration | None,
     seed: int,
     removed: Sequence[str],
+    *,
+    refit: bool,
 ) -> dict[str, Any]:
     """Score, choose, cut and refit."""
-    batches = samples.batches() if samples is not None else []
+    batches = samples.batches(_ROWS, tokens=_AT_ONCE) if samples is not None else []
     gathered = [Gathered() for _ in found]
     if batches:
         gathered = gather(head.model, found, batches, objective(head, seed=seed))
@@ -135,7 +142,7 @@ def _cut_units(
     kept = [_kept(*one, choice) for one in zip(scores, counts, gathered, strict=True)]
     for units, stays in zip(found, kept, strict=True):
         cut(units, stays.nonzero()[:, 0])
-    if choice.reconstruct:
+    if refit:
         names = {units.name: _name_before(units.name, removed) for units in found}
         reconstruct(original, head.model, found, [b.inputs for b in batches], [g.weights for g in gathered], names)
     return {

@@ -87,9 +87,9 @@ def test_wanda_and_magnitude_by_numpy(texts: Path) -> None:
         length = np.linalg.norm(matrix, axis=0)
         by_unit = (np.linalg.norm(inputs, axis=0) * length).reshape(units.count, -1)
         wanted = np.sqrt((by_unit**2).sum(1))
-        np.testing.assert_allclose(wanda(units, seen).numpy(), wanted / wanted.mean(), rtol=1e-4)
+        np.testing.assert_allclose(wanda(units, seen).numpy(), wanted / wanted.sum(), rtol=1e-4)
         wanted = np.sqrt((length.reshape(units.count, -1) ** 2).sum(1))
-        np.testing.assert_allclose(magnitude(units, seen).numpy(), wanted / wanted.mean(), rtol=1e-4)
+        np.testing.assert_allclose(magnitude(units, seen).numpy(), wanted / wanted.sum(), rtol=1e-4)
 
 
 def test_the_search_finds_what_trying_everything_finds() -> None:

@@ -67,6 +67,15 @@ def test_minutes_become_steps_and_nothing_is_printed(texts: Path, capsys: pytest
     assert capsys.readouterr().out == ""
 
 
+def test_what_is_left_open_follows_from_the_rows_and_the_model(texts: Path) -> None:
+    before = tiny_model("bert", "text-classification", num_hidden_layers=3)
+    table = before.get_input_embeddings().weight.clone()
+    source, _ = recovered("text-classification", texts, Recover(steps=3))
+    assert source.pruning["recovered"]["batch"] == round(512 / 16.5)  # 24 rows of 5 to 28 tokens
+    assert torch.equal(source.model.get_input_embeddings().weight, table)
+    assert source.model.get_input_embeddings().weight.requires_grad
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("soon", "is no time: write it like 10m"), ("0m", "all are to be above 0"), ("1m,speed=9", "'speed' is not known"),
@@ -80,4 +89,5 @@ def test_what_is_no_time_is_said(text: str, message: str) -> None:
 def test_nothing_to_recover_from() -> None:
     with pytest.raises(UsageError, match="pass --prune as well"):
         Recipe(calibration="a.csv", recover=Recover())
+    assert Recover.parse("500steps") == Recover(minutes=500, steps=500)
     assert Recover.parse("500steps,batch=8") == Recover(minutes=500, steps=500, batch=8)
