@@ -7,11 +7,11 @@ what may go wrong (2.5 %, 1.25 %, ...), so that all of them together hold the bu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeport_export.compression.candidate import COMPLETE, Candidate
-from edgeport_export.compression.search import rounded
+from edgeport_export.compression.search import NOISE
 from edgeport_export.quality.outcomes import Loss
 
 __all__ = ["HELD", "MISSED", "UNPROVEN", "Decision", "Finalist", "decide", "finalists", "pareto"]
@@ -47,10 +47,22 @@ class Decision:
 def finalists(candidates: Sequence[Candidate], budget: float, test_rows: int, minimize: str) -> list[Candidate]:
     """Those to be tried on the test rows, in order; three at most."""
     complete = [c for c in candidates if c.status == COMPLETE and c.loss is not None]
-    order = sorted(complete, key=lambda c: (rounded(c.objective(minimize)), c.expected_high(test_rows), c.number))
-    expected = [c for c in order if c.expected_high(test_rows) <= budget][: _TRIES - 1]
-    safest = sorted(complete, key=lambda c: (c.expected_high(test_rows), rounded(c.objective(minimize))))
+    hold = [c for c in complete if c.expected_high(test_rows) <= budget]
+    expected = list(_best_first(hold, test_rows, minimize))[: _TRIES - 1]
+    safest = sorted(complete, key=lambda c: (c.expected_high(test_rows), c.number))
     return expected + [c for c in safest if c not in expected][: 1 if expected else _TRIES]
+
+
+def _best_first(candidates: Sequence[Candidate], test_rows: int, minimize: str) -> Iterator[Candidate]:
+    """Of those that the best one beats by no more than noise, the one that loses least comes first: so that noise does
+    not decide."""
+    left = list(candidates)
+    while left:
+        best = min(c.objective(minimize) for c in left)
+        near = [c for c in left if c.objective(minimize) <= best * (1 + NOISE)]
+        chosen = min(near, key=lambda c: (c.expected_high(test_rows), c.number))
+        left.remove(chosen)
+        yield chosen
 
 
 def decide(candidates: Sequence[Candidate], budget: float, judge: Callable[[Candidate, float], Loss]) -> Decision:

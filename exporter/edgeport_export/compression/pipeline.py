@@ -82,7 +82,10 @@ def compress(
     until = start + options.seconds * (1 - _FOR_THE_END)
     with progress.stage("search", "Search") as say, _helpers(model, setup, recipe) as pool:
         evaluate = setup.evaluator.evaluate if pool is None else _evaluate
-        search = Search(setup.folder, setup.space, options.seed, options.minimize, evaluate, _measure_by(watch, setup))
+        search = Search(
+            setup.folder, setup.space, options.seed, options.minimize, evaluate, _measure_by(watch, setup),
+            setup.outlook.hopeless, setup.seconds,
+        )  # fmt: skip
         candidates = search.run(trials=options.trials, until=until, jobs=options.jobs, pool=pool, say=say)
     with progress.stage("judge", "Judge the best by rows that the search never saw"):
         decision = _decide(setup, candidates)

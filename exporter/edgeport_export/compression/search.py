@@ -22,9 +22,9 @@ from edgeport_export.compression.candidate import COMPLETE, FAILED, Candidate
 from edgeport_export.compression.space import Choice, Space
 from edgeport_export.compression.workshop import candidate_name
 
-__all__ = ["Search"]
+__all__ = ["NOISE", "Search", "rounded"]
 
-_STEP = 0.05
+NOISE = 0.05
 """Times that are nearer to each other than this share count as equal."""
 _WORST = 1e9
 """In the place of what was not measured."""
@@ -44,6 +44,10 @@ class Search:
     """Makes and scores; may run in another process."""
     measure: Callable[[Candidate], Candidate]
     """Adds what is measured one at a time: times, memory."""
+    hopeless: Callable[[Choice, Sequence[Candidate]], bool] = lambda choice, found: False
+    """Whether a choice cannot win any more, after those that were found: it is not made."""
+    seconds: Callable[[Choice], float] = lambda choice: 0.0
+    """What a choice takes, about: what would not end in time is not begun."""
 
     def run(
         self, *, trials: int, until: float, jobs: int = 1, pool: Executor | None = None, say: Callable[[str], None]
@@ -67,7 +71,7 @@ class Search:
             if candidate_name(self.space.recipe(choice)) not in known:
                 study.enqueue_trial(dict(choice))
         while len(found) < trials and (perf_counter() < until or not found):
-            asked = list(self._ask(study, min(jobs, trials - len(found)), known))
+            asked = list(self._ask(study, min(jobs, trials - len(found)), known, found, until))
             if not asked:
                 break
             say(f"candidate {len(found) + 1} of at most {trials}, {_minutes(until)}{_best(found, self.minimize)}")
@@ -101,14 +105,17 @@ class Search:
         )
         return study
 
-    def _ask(self, study: optuna.Study, count: int, known: set[str]) -> Iterator[tuple[optuna.Trial, Choice]]:
-        """New choices, ``count`` at most; what was tried already is passed over."""
+    def _ask(
+        self, study: optuna.Study, count: int, known: set[str], found: Sequence[Candidate], until: float
+    ) -> Iterator[tuple[optuna.Trial, Choice]]:
+        """New choices, ``count`` at most; what was tried already, cannot win or takes too long is passed over."""
         repeats = 0
         while count and repeats < _REPEATS:
             trial = study.ask()
             choice = {name: trial.suggest_categorical(name, values) for name, values in self.space.dimensions.items()}
             name = candidate_name(self.space.recipe(choice))
-            if name in known:
+            late = found and perf_counter() + self.seconds(choice) > until
+            if name in known or late or self.hopeless(choice, found):
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 repeats += 1
                 continue
@@ -126,7 +133,7 @@ class Search:
 
 def rounded(value: float) -> float:
     """The nearest of a row of values that are 5 % apart."""
-    return _WORST if not math.isfinite(value) else math.exp(round(math.log(max(value, 1e-9)) / _STEP) * _STEP)
+    return _WORST if not math.isfinite(value) else math.exp(round(math.log(max(value, 1e-9)) / NOISE) * NOISE)
 
 
 def _minutes(until: float) -> str:

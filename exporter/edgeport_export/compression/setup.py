@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 
 from edgeport.errors import UsageError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,18 +21,29 @@ from edgeport_export.compression.evaluate import Evaluator
 from edgeport_export.compression.feeds import Feeds, make_feeds
 from edgeport_export.compression.judge import Judge, make_judge
 from edgeport_export.compression.options import CompressOptions
+from edgeport_export.compression.outlook import Outlook
 from edgeport_export.compression.sensitivity import Sensitivity, measure_sensitivity
-from edgeport_export.compression.space import Space
+from edgeport_export.compression.space import NOTHING, STEPS, Choice, Space
 from edgeport_export.compression.split import Parts, split_rows, text_pieces
 from edgeport_export.compression.workshop import Workshop
+from edgeport_export.head import ExportHead
 from edgeport_export.progress import Progress
+from edgeport_export.prune.layers import find_layers
+from edgeport_export.pruning import TOKENS
 from edgeport_export.recipe import Recipe
+from edgeport_export.samples import validation_batches
 from edgeport_export.source import Source, load_source
 
 __all__ = ["Setup", "set_up", "work_folder"]
 
 _SENSED = 4
 """Batches of real inputs that a part's sensitivity is measured on."""
+_FORWARDS = 2.5
+"""What a step of distillation takes, as a multiple of what the original takes to read the rows."""
+_READ = 8
+"""Times that the original reads them; whatever else runs on the machine only ever adds."""
+_TO_LEARN = 0.4
+"""Of the time, at most, for the distillation of one candidate."""
 _SETTINGS = "settings.json"
 _IRRELEVANT = ("seconds", "trials", "jobs")
 """Options that do not change what a candidate is: a search goes on with others."""
@@ -53,6 +65,17 @@ class Setup:
     feeds: Feeds
     sensed: list[Sensitivity]
     space: Space
+    step_seconds: float
+    """What a step of distillation takes, about."""
+
+    @property
+    def outlook(self) -> Outlook:
+        """What is known of choices before they are made."""
+        return Outlook(len(find_layers(self.workshop.source.model)), self.options.budget, len(self.parts.test))
+
+    def seconds(self, choice: Choice) -> float:
+        """What a choice takes to be made, about."""
+        return self.step_seconds * float(choice.get("recover", 0)) if choice["prune"] != NOTHING else 0.0
 
     @property
     def evaluator(self) -> Evaluator:
@@ -99,8 +122,9 @@ def set_up(
     original = workshop.original(replace(base, precisions=("fp32", "int8")))
     with progress.stage("sensitivity", "See what int8 does to each part"):
         sensed = _sensitivity(workshop, original, base, feeds, folder)
-    space = Space(base, source.task.generates, [s.part for s in sensed])
-    return Setup(options, folder, base, judge, parts, workshop, original, feeds, sensed, space)
+    step = 0.0 if source.task.generates else _step_seconds(source, folder)
+    space = Space(base, source.task.generates, [s.part for s in sensed], _steps(step, options))
+    return Setup(options, folder, base, judge, parts, workshop, original, feeds, sensed, space, step)
 
 
 def _split(judge: Judge, source: Source, options: CompressOptions) -> Parts:
@@ -140,6 +164,28 @@ def _write(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def _step_seconds(source: Source, folder: Path) -> float:
+    """What a step of distillation takes: the original reads, and a cut model reads and learns. Measured once: it
+    stands in the work folder after that."""
+    path = folder / "step.json"
+    if not path.is_file():
+        head, rows = ExportHead(source), validation_batches(source)[2]
+        wide = max(1, TOKENS // rows["input_ids"].shape[1])
+        batch = {name: array[:1].repeat(wide, axis=0) for name, array in rows.items()}
+        times = []
+        for _ in range(_READ):
+            start = perf_counter()
+            head.run(batch)
+            times.append(perf_counter() - start)
+        _write(path, json.dumps({"seconds": _FORWARDS * min(times)}))
+    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
+
+
+def _steps(step: float, options: CompressOptions) -> int:
+    """Steps of distillation that a candidate has time for; none where those are too few to gain by."""
+    return max((n for n in STEPS if n * step <= options.seconds * _TO_LEARN), default=0)
 
 
 def _sha256(path: Path) -> str:

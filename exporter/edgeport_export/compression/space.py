@@ -14,26 +14,27 @@ from edgeport_export.compression.sensitivity import keep_pattern
 from edgeport_export.pruning import Prune, Recover
 from edgeport_export.recipe import Recipe
 
-__all__ = ["Choice", "Space"]
+__all__ = ["NOTHING", "STEPS", "Choice", "Space"]
 
 Choice = Mapping[str, Any]
 """Dimension to one of its values."""
 
-_NOTHING = "nothing"
+NOTHING = "nothing"
+"""Of ``prune``."""
 _READERS: Mapping[str, tuple[Any, ...]] = {
     "prune": (
-        _NOTHING,
-        *(f"flops={kept}" for kept in (0.85, 0.75, 0.65, 0.55, 0.45)),
-        *(f"layers={gone}" for gone in (1, 2, 3)),
-        *(f"layers={gone},flops={kept}" for gone in (1, 2) for kept in (0.85, 0.7)),
+        NOTHING,
+        *(f"flops={kept}" for kept in (0.85, 0.75, 0.65, 0.5, 0.35, 0.25)),
+        *(f"layers={gone}" for gone in (1, 2)),
+        *(f"layers={gone},flops={kept}" for gone in (1, 2) for kept in (0.75, 0.5, 0.35)),
     ),
-    "recover": (0, 300, 900),
+    "recover": (0, 150, 300, 600, 1200, 2400),
     "int8": ("dynamic", "static", "static, smooth"),
     "tables": (8, 4),
     "keep": (0, 1, 2, 4),
 }
 _WRITERS: Mapping[str, tuple[Any, ...]] = {
-    "prune": (_NOTHING, "flops=0.85", "flops=0.7", "layers=1"),
+    "prune": (NOTHING, "flops=0.85", "flops=0.7", "layers=1"),
     "bits": ("int8", "int4"),
     "method": ("rtn", "hqq", "gptq", "awq"),
     "block": (32, 64, 128),
@@ -41,6 +42,7 @@ _WRITERS: Mapping[str, tuple[Any, ...]] = {
 }
 """``recover`` is how many steps a pruned model learns from the original. Minutes would be another number of steps on
 another machine."""
+STEPS: tuple[int, ...] = _READERS["recover"]
 _SMOOTH = 0.5
 """SmoothQuant's alpha (Xiao et al. 2022 found it to do well almost everywhere)."""
 
@@ -54,37 +56,43 @@ class Space:
     generates: bool
     sensitive: Sequence[str]
     """Parts of the model, the one that int8 hurts most first."""
+    steps: int = 0
+    """Of distillation that there is time for in a candidate: one of ``STEPS``."""
 
     @property
     def dimensions(self) -> Mapping[str, tuple[Any, ...]]:
         """Name to values."""
-        return _WRITERS if self.generates else _READERS
+        return _WRITERS if self.generates else {**_READERS, "recover": tuple(n for n in STEPS if n <= self.steps)}
 
     def known_good(self) -> list[Choice]:
         """What is tried first, in order."""
         if not self.generates:
-            plain = {"prune": _NOTHING, "recover": 0, "int8": "dynamic", "tables": 4, "keep": 0}
-            cuts = (
+            plain = {"prune": NOTHING, "recover": 0, "int8": "dynamic", "tables": 4, "keep": 0}
+            # Narrower layers lose less than fewer ones, at the same time, once the model has learnt from the original.
+            # The first is sure to hold many a budget and needs less to learn; those after it are faster.
+            cuts: tuple[tuple[str, int], ...] = (
+                ("flops=0.5", max((n for n in STEPS if 2 * n <= self.steps), default=0)),
+                ("flops=0.35", self.steps),
+                ("flops=0.25", self.steps),
                 ("flops=0.75", 0),
-                ("flops=0.45", 300),
-                ("layers=2", 300),
+                ("layers=1,flops=0.35", self.steps),
                 ("flops=0.65", 0),
-                ("layers=1,flops=0.7", 300),
-                ("layers=2,flops=0.7", 900),
-                ("flops=0.55", 0),
-                ("layers=1", 0),
+                ("flops=0.65", self.steps),
+                ("flops=0.85", 0),
             )
+            if not self.steps:  # nothing is learnt: the gentle ones first
+                cuts = tuple((f"flops={kept}", 0) for kept in (0.75, 0.65, 0.5, 0.85))
             cutting = [{**plain, "prune": cut, "recover": steps} for cut, steps in cuts]
-            static = [{**plain, "int8": "static"}, {**cutting[0], "int8": "static"}]
+            static = [{**plain, "int8": "static"}, {**plain, "prune": "flops=0.75", "int8": "static"}]
             return [plain, *cutting, *static, {**plain, "tables": 8}, {**plain, "keep": 2}]
-        plain = {"prune": _NOTHING, "keep": 0}
+        plain = {"prune": NOTHING, "keep": 0}
         first = {**plain, "bits": "int8", "method": "rtn", "block": 128}
         fours = [{**plain, "bits": "int4", "method": m, "block": b} for m in ("hqq", "gptq", "awq") for b in (32, 128)]
         return [first, *fours, {**first, "prune": "flops=0.85"}]
 
     def recipe(self, choice: Choice) -> Recipe:
         """The recipe of a choice."""
-        cut = None if choice["prune"] == _NOTHING else Prune.parse(choice["prune"])
+        cut = None if choice["prune"] == NOTHING else Prune.parse(choice["prune"])
         # Where layers go, the others have other numbers: the parts that were measured are not there any more.
         parts = [] if cut is not None and cut.layers else self.sensitive[: choice["keep"]]
         same = replace(self.base, prune=cut, keep_fp32=keep_pattern(parts))

@@ -46,6 +46,13 @@ def test_what_was_stopped_is_no_finalist() -> None:
     assert finalists([stopped, SAFE], 1.0, 1000, "latency") == [SAFE]
 
 
+def test_noise_across_a_rounding_s_edge_does_not_decide() -> None:
+    for first in (2.96, 3.0, 3.04, 3.08):
+        pair = [_candidate(0, 0.3, first), _candidate(1, 0.1, 3.0)]
+        assert finalists(pair, 1.0, 1000, "latency")[0].number == 1
+    assert finalists([_candidate(0, 0.3, 3.3), _candidate(1, 0.1, 3.0)], 1.0, 1000, "latency")[0].number == 0
+
+
 def test_times_that_differ_by_noise_do_not_decide() -> None:
     a, b = _candidate(0, 0.1, 3.001), _candidate(1, 0.3, 3.0)
     again = [_candidate(0, 0.1, 3.0), _candidate(1, 0.3, 3.003)]

@@ -89,6 +89,19 @@ def test_several_at_a_time_are_the_same_candidates(tmp_path: Path) -> None:
     assert [c.choice for c in found] == SPACE.known_good()[:7]
 
 
+def test_what_cannot_win_or_would_not_end_is_not_made(tmp_path: Path) -> None:
+    world = _World()
+    args = tmp_path, SPACE, 1, "latency", world.evaluate, world.measure
+    never = Search(*args, hopeless=lambda choice, found: choice["bits"] == "int4")
+    until = perf_counter() + 60
+    found = never.run(trials=6, until=until, say=lambda text: None)
+    assert {c.choice["bits"] for c in found} == {"int8"}
+    late = Search(*args, seconds=lambda choice: 1e6 if choice["prune"] == "nothing" else 0.0)
+    more = late.run(trials=8, until=until, say=lambda text: None)[len(found) :]
+    assert more
+    assert all(c.choice["prune"] != "nothing" for c in more)
+
+
 class _Narrow(Space):
     """Six choices, of which keep 1 and 2 are the same where there is one part."""
 
