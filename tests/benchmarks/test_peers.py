@@ -25,7 +25,7 @@ SCRIPTS = sorted(Path(environment.__file__).parent.glob("run_*.py"))
 
 def test_a_name_is_a_peer_or_one_of_its_flavours() -> None:
     labels = [peer.label(flavour) for peer, flavour in resolve_peers("torch, openvino,optimum-int8,openvino-int8")]
-    assert labels == ["torch", "openvino-default", "openvino-int8", "optimum-int8"]
+    assert labels == ["torch", "openvino-default", "openvino-int8", "openvino-int4", "optimum-int8"]
     assert resolve_peers("") == []
     with pytest.raises(UsageError, match=r"'openvin' is unknown: did you mean 'openvino'\?"):
         resolve_peers("torch,openvin")
