@@ -112,7 +112,8 @@ class Search:
         repeats = 0
         while count and repeats < _REPEATS:
             trial = study.ask()
-            choice = {name: trial.suggest_categorical(name, values) for name, values in self.space.dimensions.items()}
+            asked = {name: trial.suggest_categorical(name, values) for name, values in self.space.dimensions.items()}
+            choice = self.space.affordable(asked)
             name = candidate_name(self.space.recipe(choice))
             late = found and perf_counter() + self.seconds(choice) > until
             if name in known or late or self.hopeless(choice, found):

@@ -61,8 +61,12 @@ class Space:
 
     @property
     def dimensions(self) -> Mapping[str, tuple[Any, ...]]:
-        """Name to values."""
-        return _WRITERS if self.generates else {**_READERS, "recover": tuple(n for n in STEPS if n <= self.steps)}
+        """Name to values: the same in a search that goes on with more or less time."""
+        return _WRITERS if self.generates else _READERS
+
+    def affordable(self, choice: Choice) -> Choice:
+        """The choice with no more distillation than there is time for."""
+        return choice if self.generates else {**choice, "recover": min(choice["recover"], self.steps)}
 
     def known_good(self) -> list[Choice]:
         """What is tried first, in order."""

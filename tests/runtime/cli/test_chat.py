@@ -198,7 +198,7 @@ def test_a_second_ctrl_c_breaks_off_a_model_that_does_not_listen(
 
 def test_ctrl_c_ends_a_pipe(tiny_writer: Any, chat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Terminal, "show", lambda self, piece: signal.raise_signal(signal.SIGINT))
-    assert chat(tiny_writer.bundle, "the train", "over water")[0] == 130
+    assert chat(tiny_writer.bundle, "the train", "over water", options=GREEDY)[0] == 130
 
 
 def test_a_full_context_is_an_error_or_costs_the_oldest_turns(tiny_writer: Any, chat: Any, writes: Any) -> None:
