@@ -17,18 +17,18 @@ _ID = 5
 """Any token: none takes longer than another."""
 
 
-def decoder_feeds(manifest: Manifest, length: int, *, names: set[str], half: bool = False) -> dict[str, Feeds]:
+def decoder_feeds(manifest: Manifest, length: int, *, half: bool = False) -> dict[str, Feeds]:
     """``prompt of N`` and ``token behind N``, each with the graph's inputs by name.
 
     Args:
         manifest: Of the bundle.
         length: Tokens of the prompt.
-        names: The graph's inputs.
         half: Whether the cache is kept in fp16.
 
     Raises:
         UsageError: the graph keeps no cache that an attention writes over.
     """
+    names = {tensor.name for tensor in manifest.inputs}
     if "total" not in names:
         raise UsageError(
             "a graph that writes text is profiled where its attention keeps the cache (capture: plugged), and this one "

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeport.bundle import Bundle
 from edgeport.errors import UsageError
-from edgeport.session import open_session, usable_threads
+from edgeport.session import usable_threads
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -67,9 +67,7 @@ def run_profile(model: str, options: BenchOptions, *, as_json: bool, html: Path 
 def _writing(options: dict[str, Any], length: int) -> dict[str, Feeds]:
     """A prompt and a token behind it, for a bundle's variant."""
     bundle = Bundle.open(Path(options["path"]))
-    with open_session(bundle, variant=options["variant"]) as session:
-        names, half = set(session.input_names), "tensor(float16)" in session.input_types.values()
-    return decoder_feeds(bundle.manifest, length, names=names, half=half)
+    return decoder_feeds(bundle.manifest, length, half=bundle.variant(options["variant"]).precision == "fp16")
 
 
 def _graph(options: dict[str, Any]) -> Path:

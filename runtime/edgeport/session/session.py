@@ -33,7 +33,6 @@ _SHRINK_BELOW = 1 / 4
 _CACHING = "GroupQueryAttention"
 """The operator that writes over its inputs. Providers have it for some types alone (onnxruntime's CUDA for fp16 and
 bf16), and leave it to the CPU for others."""
-_CPU_MEMORY = "cpu"
 
 
 def open_session(
@@ -139,9 +138,10 @@ class Session:
         """
         if self._graph is None:
             raise UsageError("the session is closed: open the bundle again.")
-        here = all_on(self._graph, _CACHING, self._providers[0])
-        memory = self._providers[0].memory if here else _CPU_MEMORY
-        return Binding(self._graph, memory, copied=[p.name for p in self._providers] != ["cpu"])
+        first, copied = self._providers[0], [p.name for p in self._providers] != ["cpu"]
+        if copied and all_on(self._graph, _CACHING, first):
+            return Binding(self._graph, first.memory, copied=True)
+        return Binding(self._graph, copied=copied)
 
     def report(self) -> Report:
         """How the graph runs here."""
