@@ -27,11 +27,16 @@ _ONNX_DTYPES = {ir.DataType.INT64: "int64", ir.DataType.INT32: "int32", ir.DataT
 
 
 def write_tokenizer(source: Source, directory: Path) -> None:
-    """Write tokenizer.json, without the truncation and padding that somebody stored in it: the runtime does both."""
+    """Write tokenizer.json."""
+    plain_tokenizer(source).save(str(directory / "tokenizer.json"))
+
+
+def plain_tokenizer(source: Source) -> Tokenizer:
+    """The tokenizer without the truncation and padding that somebody stored in it: the runtime does both."""
     backend = Tokenizer.from_str(source.tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
-    backend.save(str(directory / "tokenizer.json"))
+    return backend
 
 
 def manifest(

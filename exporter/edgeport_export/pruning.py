@@ -11,10 +11,12 @@ from edgeport.errors import UsageError
 
 from edgeport_export.allowed import one_of
 
-__all__ = ["CORPUS", "IMPORTANCES", "SPARSIFIERS", "TOKENS", "Prune", "Recover", "Sparsity"]
+__all__ = ["CORPUS", "IMPORTANCES", "SPARSIFIERS", "Prune", "Recover", "Sparsity", "rows_a_step"]
 
-TOKENS = 512
+_TOKENS = 512
 """Of a step of distillation, where its rows are not given: it then takes about the same whatever their length."""
+_LEAST_ROWS, _MOST_ROWS = 8, 64
+"""Of a step. Of a text that is written every token is something to learn, so that one row will do."""
 IMPORTANCES = ("fisher", "wanda", "magnitude", "random")
 SPARSIFIERS = ("sparsegpt", "wanda", "magnitude")
 CORPUS = "corpus"
@@ -116,6 +118,16 @@ class Prune:
         return cls(**values)
 
 
+def rows_a_step(tokens: float, *, generates: bool) -> int:
+    """Rows that a step of distillation takes where no batch is named.
+
+    Args:
+        tokens: Of a row, on average.
+        generates: Whether the model writes text.
+    """
+    return min(max(round(_TOKENS / tokens), 1 if generates else _LEAST_ROWS), _MOST_ROWS)
+
+
 @dataclass(frozen=True)
 class Recover:
     """Distillation of a pruned model from the original, with the calibration rows.
@@ -129,7 +141,8 @@ class Recover:
     steps: int | None = None
     """Instead of minutes: the same however fast the machine is."""
     batch: int | None = None
-    """Rows a step and device; None takes as many as have 512 tokens together, 8 to 64."""
+    """Rows a step and device; None takes as many as have 512 tokens together, at least 8 of
+    them unless the model writes text, and at most 64."""
     learning_rate: float | None = None
     """At its highest; None takes 4e-4 for hidden states of up to 384 numbers and less for wider ones."""
     folder: str | None = None

@@ -56,10 +56,10 @@ def finalists(candidates: Sequence[Candidate], budget: float, test_rows: int, mi
 def _best_first(candidates: Sequence[Candidate], test_rows: int, minimize: str) -> Iterator[Candidate]:
     """Of those that the best one beats by no more than noise, the one that loses least comes first: so that noise does
     not decide."""
-    left = list(candidates)
+    left, noise = list(candidates), 0 if minimize == "size" else NOISE
     while left:
         best = min(c.objective(minimize) for c in left)
-        near = [c for c in left if c.objective(minimize) <= best * (1 + NOISE)]
+        near = [c for c in left if c.objective(minimize) <= best * (1 + noise)]
         chosen = min(near, key=lambda c: (c.expected_high(test_rows), c.number))
         left.remove(chosen)
         yield chosen

@@ -46,7 +46,7 @@ class Outlook:
         faster = sum(
             self.arithmetic(c.choice) <= left
             and c.choice["prune"] != NOTHING
-            and c.choice.get("bits") == choice.get("bits")
+            and all(c.choice.get(name) == choice.get(name) for name in ("bits", "vocabulary"))
             for c in hold
         )
         return faster >= _ENOUGH and _structure(choice) not in made
@@ -73,6 +73,6 @@ class Outlook:
         return cut.layers / max(self.layers, 1), cut.flops if cut.flops is not None else 1.0
 
 
-def _structure(choice: Choice) -> tuple[object, object]:
+def _structure(choice: Choice) -> tuple[object, ...]:
     """What has to be made anew where it differs."""
-    return choice["prune"], choice.get("recover", 0)
+    return choice["prune"], choice.get("recover", 0), choice.get("vocabulary")

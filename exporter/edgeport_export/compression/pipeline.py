@@ -101,8 +101,9 @@ def compress(
         write_report(report, setup.folder)
         raise ValidationError(_missed(decision, setup))
     with progress.stage("package", "Write the bundle"):
-        bundle = setup.bundle(decision.chosen.candidate.name)
-        manifest = ship(out, setup.original, bundle, report, force=force)
+        chosen = decision.chosen.candidate
+        beside = setup.workshop.beside(setup.space.recipe(chosen.choice))
+        manifest = ship(out, beside, setup.bundle(chosen.name), report, force=force)
         _clean(setup)
     return CompressResult(out, manifest, report)
 

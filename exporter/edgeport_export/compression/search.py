@@ -46,8 +46,8 @@ class Search:
     """Adds what is measured one at a time: times, memory."""
     hopeless: Callable[[Choice, Sequence[Candidate]], bool] = lambda choice, found: False
     """Whether a choice cannot win any more, after those that were found: it is not made."""
-    seconds: Callable[[Choice], float] = lambda choice: 0.0
-    """What a choice takes, about: what would not end in time is not begun."""
+    seconds: Callable[[Choice, Sequence[Candidate]], float] = lambda choice, found: 0.0
+    """What a choice takes, about, after those that were found: what would not end in time is not begun."""
 
     def run(
         self, *, trials: int, until: float, jobs: int = 1, pool: Executor | None = None, say: Callable[[str], None]
@@ -115,7 +115,7 @@ class Search:
             asked = {name: trial.suggest_categorical(name, values) for name, values in self.space.dimensions.items()}
             choice = self.space.affordable(asked)
             name = candidate_name(self.space.recipe(choice))
-            late = found and perf_counter() + self.seconds(choice) > until
+            late = found and perf_counter() + self.seconds(choice, found) > until
             if name in known or late or self.hopeless(choice, found):
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 repeats += 1

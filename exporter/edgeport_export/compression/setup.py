@@ -9,14 +9,17 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 from edgeport.errors import UsageError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from edgeport_export.calibration import load_calibration
+from edgeport_export.compression.candidate import Candidate
 from edgeport_export.compression.evaluate import Evaluator
 from edgeport_export.compression.feeds import Feeds, make_feeds
 from edgeport_export.compression.judge import Judge, make_judge
@@ -29,9 +32,8 @@ from edgeport_export.compression.workshop import Workshop
 from edgeport_export.head import ExportHead
 from edgeport_export.progress import Progress
 from edgeport_export.prune.layers import find_layers
-from edgeport_export.pruning import TOKENS
+from edgeport_export.pruning import rows_a_step
 from edgeport_export.recipe import Recipe
-from edgeport_export.samples import validation_batches
 from edgeport_export.source import Source, load_source
 
 __all__ = ["Setup", "set_up", "work_folder"]
@@ -42,6 +44,8 @@ _FORWARDS = 2.5
 """What a step of distillation takes, as a multiple of what the original takes to read the rows."""
 _READ = 8
 """Times that the original reads them; whatever else runs on the machine only ever adds."""
+_ROWS_TO_LEARN = 64
+"""That say how long rows are."""
 _TO_LEARN = 0.4
 """Of the time, at most, for the distillation of one candidate."""
 _SETTINGS = "settings.json"
@@ -73,9 +77,10 @@ class Setup:
         """What is known of choices before they are made."""
         return Outlook(len(find_layers(self.workshop.source.model)), self.options.budget, len(self.parts.test))
 
-    def seconds(self, choice: Choice) -> float:
-        """What a choice takes to be made, about."""
-        return self.step_seconds * float(choice.get("recover", 0)) if choice["prune"] != NOTHING else 0.0
+    def seconds(self, choice: Choice, found: Sequence[Candidate]) -> float:
+        """What a choice takes to be made, about: by the steps of those that were made, where some learnt."""
+        taken = [c.seconds.get("build", 0.0) / _steps_of(c.choice) for c in found if _steps_of(c.choice)]
+        return max(taken, default=self.step_seconds) * _steps_of(choice)
 
     @property
     def evaluator(self) -> Evaluator:
@@ -122,8 +127,8 @@ def set_up(
     original = workshop.original(replace(base, precisions=("fp32", "int8")))
     with progress.stage("sensitivity", "See what int8 does to each part"):
         sensed = _sensitivity(workshop, original, base, feeds, folder)
-    step = 0.0 if source.task.generates else _step_seconds(source, folder)
-    space = Space(base, source.task.generates, [s.part for s in sensed], _steps(step, options))
+    step = _step_seconds(source, base, folder)
+    space = Space(base, source.task.generates, [s.part for s in sensed], _steps(step, options), options.minimize)
     return Setup(options, folder, base, judge, parts, workshop, original, feeds, sensed, space, step)
 
 
@@ -166,14 +171,16 @@ def _write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _step_seconds(source: Source, folder: Path) -> float:
+def _step_seconds(source: Source, base: Recipe, folder: Path) -> float:
     """What a step of distillation takes: the original reads, and a cut model reads and learns. Measured once: it
     stands in the work folder after that."""
     path = folder / "step.json"
     if not path.is_file():
-        head, rows = ExportHead(source), validation_batches(source)[2]
-        wide = max(1, TOKENS // rows["input_ids"].shape[1])
-        batch = {name: array[:1].repeat(wide, axis=0) for name, array in rows.items()}
+        head, samples = ExportHead(source), load_calibration(source, base, _ROWS_TO_LEARN).rows
+        lengths = [len(row["input_ids"]) for row in samples]
+        rows = rows_a_step(sum(lengths) / len(lengths), generates=source.task.generates)
+        middle = sorted(samples, key=lambda row: len(row["input_ids"]))[len(samples) // 2]
+        batch = {name: np.array([middle[name]] * rows) for name in head.names}
         times = []
         for _ in range(_READ):
             start = perf_counter()
@@ -181,6 +188,10 @@ def _step_seconds(source: Source, folder: Path) -> float:
             times.append(perf_counter() - start)
         _write(path, json.dumps({"seconds": _FORWARDS * min(times)}))
     return float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
+
+
+def _steps_of(choice: Choice) -> int:
+    return int(choice["recover"]) if choice["prune"] != NOTHING else 0
 
 
 def _steps(step: float, options: CompressOptions) -> int:

@@ -18,7 +18,10 @@ __all__ = ["ship"]
 
 
 def ship(out: Path, original: Path, candidate: Path, report: Mapping[str, Any], *, force: bool) -> Manifest:
-    """Write the bundle ``out``: ``small`` of the candidate and ``fp32`` of the original, with the report."""
+    """Write the bundle ``out``: ``small`` of the candidate and ``fp32`` of the original, with the report.
+
+    Both read the candidate's tokens: of one whose vocabulary was trimmed, ``original`` is trimmed alike.
+    """
     first, second = Bundle.open(candidate), Bundle.open(original)
     small, fp32 = first.variant(SMALL), second.variant("fp32")
     measured = {"compression": {**report["chosen"]["loss"], "metric": report["metric"]["name"], **report["speed"]}}
@@ -34,7 +37,7 @@ def ship(out: Path, original: Path, candidate: Path, report: Mapping[str, Any], 
         }
         manifest = dataclasses.replace(first.manifest, variants=variants, validation=second.manifest.validation)
         write_report(report, writer.directory)
-        card = f"{model_card(manifest)}\n{_summary(report, pruned=bool(manifest.pruning))}"
+        card = f"{model_card(manifest)}\n{_summary(report, manifest.pruning)}"
         (writer.directory / "README.md").write_text(card, encoding="utf-8")
         return writer.commit(manifest)
 
@@ -46,7 +49,9 @@ def _copy(bundle: Bundle, variant: Variant, folder: Path) -> None:
                 shutil.copy(bundle.path(name).parent / file, folder / file)
 
 
-def _summary(report: Mapping[str, Any], *, pruned: bool) -> str:
-    which = "Only `small` is pruned; `fp32` is the original. " if pruned else ""
+def _summary(report: Mapping[str, Any], pruning: Mapping[str, Any]) -> str:
+    which = "Only `small` is pruned; `fp32` is the original. " if pruning else ""
+    if "vocabulary" in pruning:
+        which = "`fp32` is the original without the words that the corpus does not use; `small` may be pruned further. "
     files = "report.html shows what was tried; recipe.toml makes it again."
     return f"## Compression\n\n{report['summary']}\n\n{which}{files}\n"

@@ -11,17 +11,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeport_export.compression.sensitivity import keep_pattern
-from edgeport_export.pruning import Prune, Recover
+from edgeport_export.pruning import CORPUS, Prune, Recover
 from edgeport_export.recipe import Recipe
 
-__all__ = ["NOTHING", "STEPS", "Choice", "Space"]
+__all__ = ["NOTHING", "STEPS", "WHOLE", "Choice", "Space"]
 
 Choice = Mapping[str, Any]
 """Dimension to one of its values."""
 
 NOTHING = "nothing"
 """Of ``prune``."""
-_READERS: Mapping[str, tuple[Any, ...]] = {
+WHOLE = "whole"
+"""Of ``vocabulary``."""
+_CUTS: Mapping[str, tuple[Any, ...]] = {
     "prune": (
         NOTHING,
         *(f"flops={kept}" for kept in (0.85, 0.75, 0.65, 0.5, 0.35, 0.25)),
@@ -29,20 +31,26 @@ _READERS: Mapping[str, tuple[Any, ...]] = {
         *(f"layers={gone},flops={kept}" for gone in (1, 2) for kept in (0.75, 0.5, 0.35)),
     ),
     "recover": (0, 150, 300, 600, 1200, 2400),
+}
+_READERS: Mapping[str, tuple[Any, ...]] = {
+    **_CUTS,
+    "vocabulary": (WHOLE, CORPUS),
     "int8": ("dynamic", "static", "static, smooth"),
     "tables": (8, 4),
     "keep": (0, 1, 2, 4),
 }
 _WRITERS: Mapping[str, tuple[Any, ...]] = {
-    "prune": (NOTHING, "flops=0.85", "flops=0.7", "layers=1"),
+    **_CUTS,
     "bits": ("int8", "int4"),
     "method": ("rtn", "hqq", "gptq", "awq"),
     "block": (32, 64, 128),
+    "tables": (8, 4),
     "keep": (0, 1, 2),
 }
 """``recover`` is how many steps a pruned model learns from the original. Minutes would be another number of steps on
-another machine."""
-STEPS: tuple[int, ...] = _READERS["recover"]
+another machine. Models that write keep their vocabulary: perplexity counts tokens, and those of a trimmed one are
+others."""
+STEPS: tuple[int, ...] = _CUTS["recover"]
 _SMOOTH = 0.5
 """SmoothQuant's alpha (Xiao et al. 2022 found it to do well almost everywhere)."""
 
@@ -58,6 +66,7 @@ class Space:
     """Parts of the model, the one that int8 hurts most first."""
     steps: int = 0
     """Of distillation that there is time for in a candidate: one of ``STEPS``."""
+    minimize: str = "latency"
 
     @property
     def dimensions(self) -> Mapping[str, tuple[Any, ...]]:
@@ -66,49 +75,61 @@ class Space:
 
     def affordable(self, choice: Choice) -> Choice:
         """The choice with no more distillation than there is time for."""
-        return choice if self.generates else {**choice, "recover": min(choice["recover"], self.steps)}
+        return {**choice, "recover": min(choice["recover"], self.steps)}
 
     def known_good(self) -> list[Choice]:
         """What is tried first, in order."""
-        if not self.generates:
-            plain = {"prune": NOTHING, "recover": 0, "int8": "dynamic", "tables": 4, "keep": 0}
-            # Narrower layers lose less than fewer ones, at the same time, once the model has learnt from the original.
-            # The first is sure to hold many a budget and needs less to learn; those after it are faster.
-            cuts: tuple[tuple[str, int], ...] = (
-                ("flops=0.5", max((n for n in STEPS if 2 * n <= self.steps), default=0)),
-                ("flops=0.35", self.steps),
-                ("flops=0.25", self.steps),
-                ("flops=0.75", 0),
-                ("layers=1,flops=0.35", self.steps),
-                ("flops=0.65", 0),
-                ("flops=0.65", self.steps),
-                ("flops=0.85", 0),
-            )
-            if not self.steps:  # nothing is learnt: the gentle ones first
-                cuts = tuple((f"flops={kept}", 0) for kept in (0.75, 0.65, 0.5, 0.85))
-            cutting = [{**plain, "prune": cut, "recover": steps} for cut, steps in cuts]
-            static = [{**plain, "int8": "static"}, {**plain, "prune": "flops=0.75", "int8": "static"}]
-            return [plain, *cutting, *static, {**plain, "tables": 8}, {**plain, "keep": 2}]
-        plain = {"prune": NOTHING, "keep": 0}
-        first = {**plain, "bits": "int8", "method": "rtn", "block": 128}
-        fours = [{**plain, "bits": "int4", "method": m, "block": b} for m in ("hqq", "gptq", "awq") for b in (32, 128)]
-        return [first, *fours, {**first, "prune": "flops=0.85"}]
+        uncut = {"prune": NOTHING, "recover": 0, "keep": 0}
+        cuts = [{"prune": cut, "recover": steps} for cut, steps in self._cuts()]
+        if self.generates:
+            plain = {**uncut, "bits": "int8", "method": "rtn", "block": 128, "tables": 8}
+            four = {**plain, "bits": "int4"}
+            best, *others = [{**four, "method": m, "block": b} for m in ("gptq", "hqq", "awq") for b in (32, 128)]
+            # What was cut stays in memory for a while: the same in fewer bits costs little.
+            cutting = [kind | cut for cut in cuts for kind in (plain, best)]
+            return [plain, best, *cutting, {**best, "tables": 4}, *others]
+        plain = {**uncut, "vocabulary": WHOLE, "int8": "dynamic", "tables": 4}
+        # A trimmed vocabulary is smaller and no faster, and may cost something on words that are rare.
+        trimmed = {**plain, "vocabulary": CORPUS}
+        cutting = [(plain if self.minimize == "latency" else trimmed) | cut for cut in cuts]
+        static = [{**plain, "int8": "static"}, {**plain, "prune": "flops=0.75", "int8": "static"}]
+        first = [plain] if self.minimize == "latency" else [plain, trimmed]
+        return [*first, *cutting, *static, {**plain, "tables": 8}, {**plain, "keep": 2}]
+
+    def _cuts(self) -> Sequence[tuple[str, int]]:
+        """What is cut and for how many steps the rest learns, in the order of what is likely to pay."""
+        if not self.steps:  # nothing is learnt: the gentle ones first
+            return [(f"flops={kept}", 0) for kept in (0.75, 0.65, 0.5, 0.85)]
+        # Narrower layers lose less than fewer ones, at the same time, once the model has learnt from the original.
+        # The first is sure to hold many a budget and needs less to learn; those after it are faster.
+        return [
+            ("flops=0.5", max((n for n in STEPS if 2 * n <= self.steps), default=0)),
+            ("flops=0.35", self.steps),
+            ("flops=0.25", self.steps),
+            ("flops=0.75", 0),
+            ("layers=1,flops=0.35", self.steps),
+            ("flops=0.65", 0),
+            ("flops=0.65", self.steps),
+            ("flops=0.85", 0),
+        ]
 
     def recipe(self, choice: Choice) -> Recipe:
         """The recipe of a choice."""
-        cut = None if choice["prune"] == NOTHING else Prune.parse(choice["prune"])
+        kinds = [] if choice["prune"] == NOTHING else [choice["prune"]]
+        if choice.get("vocabulary", WHOLE) != WHOLE:
+            kinds.append(f"vocabulary={choice['vocabulary']}")
+        cut = Prune.parse(",".join(kinds)) if kinds else None
         # Where layers go, the others have other numbers: the parts that were measured are not there any more.
         parts = [] if cut is not None and cut.layers else self.sensitive[: choice["keep"]]
-        same = replace(self.base, prune=cut, keep_fp32=keep_pattern(parts))
+        steps = choice["recover"] if choice["prune"] != NOTHING else 0
+        same = replace(
+            self.base,
+            prune=cut,
+            recover=Recover(steps=steps) if steps else None,
+            tables=choice["tables"],
+            keep_fp32=keep_pattern(parts),
+        )
         if self.generates:
             return replace(same, precisions=(choice["bits"],), method=choice["method"], block_size=choice["block"])
-        steps = choice["recover"] if cut is not None else 0
         kind, _, smooth = choice["int8"].partition(", ")
-        return replace(
-            same,
-            recover=Recover(steps=steps) if steps else None,
-            precisions=("int8",),
-            quantize=kind,
-            smooth=_SMOOTH if smooth else None,
-            tables=choice["tables"],
-        )
+        return replace(same, precisions=("int8",), quantize=kind, smooth=_SMOOTH if smooth else None)

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from edgeport.bundle import Bundle
 from edgeport.errors import ExportError
+from tokenizers import Tokenizer
 
 from edgeport_export.compression.feeds import Feeds
 from edgeport_export.compression.timing import Timed, ratio_of, take_turns
@@ -45,10 +47,10 @@ class Stopwatch:
     def beside_baseline(self, bundle: Path, recipe: Recipe) -> tuple[float, Timed]:
         """How many times as fast as plain int8 a candidate is, and its own times."""
         models = {
-            BASELINE: self._run(self.original, self._baseline, self.recipe),
-            SMALL: self._run(bundle, SMALL, recipe),
+            BASELINE: self._reads(self.original, self._baseline, self.recipe),
+            SMALL: self._reads(bundle, SMALL, recipe),
         }
-        times = take_turns(models, self.feeds.batches, turns=_TURNS, seconds=_SECONDS)
+        times = take_turns(models, turns=_TURNS, seconds=_SECONDS)
         self.baseline.append(times[BASELINE])
         return ratio_of(times[BASELINE], times[SMALL]).value, times[SMALL]
 
@@ -59,14 +61,14 @@ class Stopwatch:
 
         The second int8 is the same graph as the first: what the two differ by is the run's noise.
         """
-        models = {
-            "torch fp32": self._torch(),
-            "fp32": self._run(self.original, "fp32", self.recipe),
-            BASELINE: self._run(self.original, self._baseline, self.recipe),
-            SMALL: self._run(bundle, SMALL, recipe),
-            f"{BASELINE} again": self._run(self.original, self._baseline, self.recipe),
+        models: dict[str, list[Callable[[], object]]] = {
+            "torch fp32": [partial(self._torch(), batch) for batch in self.feeds.batches],
+            "fp32": self._reads(self.original, "fp32", self.recipe),
+            BASELINE: self._reads(self.original, self._baseline, self.recipe),
+            SMALL: self._reads(bundle, SMALL, recipe),
+            f"{BASELINE} again": self._reads(self.original, self._baseline, self.recipe),
         }
-        times = take_turns(models, self.feeds.batches, turns=_FINAL_TURNS, seconds=_FINAL_SECONDS, say=say)
+        times = take_turns(models, turns=_FINAL_TURNS, seconds=_FINAL_SECONDS, say=say)
         del models
         return_freed_memory()
         return times
@@ -76,12 +78,17 @@ class Stopwatch:
         """fp32 stands in where int8 was refused."""
         return BASELINE if BASELINE in Bundle.open(self.original).manifest.variants else "fp32"
 
-    def _run(self, bundle: Path, variant: str, recipe: Recipe) -> Callable[[Batch], object]:
-        run = self.workshop.runner(bundle, Bundle.open(bundle).variant(variant), recipe)
+    def _reads(self, bundle: Path, variant: str, recipe: Recipe) -> list[Callable[[], object]]:
+        """A turn of a bundle's variant: each batch, in the tokens of its own vocabulary."""
+        opened, batches = Bundle.open(bundle), self.feeds.batches
+        if recipe.prune is not None and recipe.prune.vocabulary is not None:
+            text = opened.manifest.text
+            assert text is not None
+            batches = self.feeds.read_by(Tokenizer.from_file(str(opened.path(text.tokenizer))))
+        run = self.workshop.runner(bundle, opened.variant(variant), recipe)
         if not isinstance(run, DecoderRunner):
-            return run
-        decoder = run
-        return lambda batch: decoder.write(batch["input_ids"][0].tolist(), _NEW_TOKENS)
+            return [partial(run, batch) for batch in batches]
+        return [partial(run.write, batch["input_ids"][0].tolist(), _NEW_TOKENS) for batch in batches]
 
     def _torch(self) -> Callable[[Batch], object]:
         if not self.workshop.source.task.generates:

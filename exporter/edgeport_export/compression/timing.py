@@ -1,4 +1,4 @@
-"""How long models take, side by side: short turns, in a new random order each time, each over all batches.
+"""How long models take, side by side: short turns, in a new random order each time, each of all there is to do.
 
 A machine drifts within minutes, so only what was taken in the same turn is compared, and as a ratio: the median over
 turns. In an order that repeats, somebody always follows the same one, in its caches and at its clock rate. Idle thread
@@ -16,8 +16,6 @@ from time import perf_counter, sleep
 
 import numpy as np
 from numpy.typing import NDArray
-
-from edgeport_export.samples import Batch
 
 __all__ = ["Ratio", "Timed", "ratio_of", "take_turns"]
 
@@ -53,27 +51,25 @@ class Ratio:
 
 
 def take_turns(
-    models: Mapping[str, Callable[[Batch], object]],
-    batches: Sequence[Batch],
+    models: Mapping[str, Sequence[Callable[[], object]]],
     *,
     turns: int,
     seconds: float = math.inf,
     say: Callable[[str], None] = lambda doing: None,
 ) -> dict[str, Timed]:
-    """Time ``models`` on ``batches``.
+    """Time ``models``.
 
     Args:
-        models: By name; a batch in, and back when the work is done.
-        batches: Each turn runs all of them once, in order.
+        models: What each does in a turn, in order, by name: calls, one a batch, that are back when the work is done.
         turns: Of each model.
         seconds: No turn is begun after these, once there are some.
         say: Is told what is being done.
     """
-    for run in models.values():
+    for work in models.values():
         sleep(SETTLE_SECONDS)
         for _ in range(_WARM_UP):
-            for batch in batches:
-                run(batch)
+            for run in work:
+                run()
     found: dict[str, list[float]] = {name: [] for name in models}
     chance, start = random.Random(0), perf_counter()
     for number in range(turns):
@@ -82,16 +78,16 @@ def take_turns(
         say(f"turn {number + 1} of {turns}")
         for name in chance.sample(list(models), len(models)):
             sleep(SETTLE_SECONDS)
-            models[name](batches[0])  # wakes its threads, and does not count
-            found[name].append(_turn(models[name], batches))
+            models[name][0]()  # wakes its threads, and does not count
+            found[name].append(_turn(models[name]))
     return {name: Timed(tuple(times)) for name, times in found.items()}
 
 
-def _turn(run: Callable[[Batch], object], batches: Sequence[Batch]) -> float:
+def _turn(work: Sequence[Callable[[], object]]) -> float:
     start = perf_counter()
-    for batch in batches:
-        run(batch)
-    return (perf_counter() - start) * 1e3 / len(batches)
+    for run in work:
+        run()
+    return (perf_counter() - start) * 1e3 / len(work)
 
 
 def ratio_of(slower: Timed, faster: Timed, *, resamples: int = 2000, seed: int = 0) -> Ratio:

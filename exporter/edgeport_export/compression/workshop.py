@@ -20,6 +20,7 @@ from edgeport_export import package
 from edgeport_export.head import ExportHead
 from edgeport_export.progress import Progress
 from edgeport_export.prune import prune
+from edgeport_export.pruning import Prune
 from edgeport_export.recipe import Recipe
 from edgeport_export.samples import Batch, padding_batches
 from edgeport_export.source import Source
@@ -64,6 +65,19 @@ class Workshop:
             ValidationError: the fp32 graph is not the original.
         """
         return self._bundle(ORIGINAL, recipe, {"fp32": "fp32", "int8": "int8"}, needed="fp32")
+
+    def beside(self, recipe: Recipe) -> Path:
+        """The bundle of the original to ship beside the recipe's variant: in its vocabulary, since they share a
+        tokenizer.
+
+        Raises:
+            ValidationError: the fp32 graph is not the original.
+        """
+        if recipe.prune is None or recipe.prune.vocabulary is None:
+            return self.folder / ORIGINAL
+        trimmed = Prune(vocabulary=recipe.prune.vocabulary)
+        same = replace(recipe, prune=trimmed, recover=None, keep_fp32=None, precisions=("fp32",))
+        return self._bundle(f"{ORIGINAL}-trimmed", same, {"fp32": "fp32"}, needed="fp32")
 
     def build(self, recipe: Recipe) -> Path:
         """The bundle of the recipe's one precision, as the variant ``small``.

@@ -27,7 +27,7 @@ from edgeport_export.calibration import Calibration, load_calibration
 from edgeport_export.head import ExportHead
 from edgeport_export.progress import Progress
 from edgeport_export.prune.find import word_table
-from edgeport_export.pruning import TOKENS, Recover
+from edgeport_export.pruning import Recover, rows_a_step
 from edgeport_export.recipe import Recipe
 from edgeport_export.source import Source
 
@@ -48,8 +48,6 @@ _TEMPERATURE = 2.0
 """That soft labels are compared at (Hinton et al. 2015, Distilling the Knowledge in a Neural Network)."""
 _LABELS = 0.5
 """Weight of the labels' loss beside the original's."""
-_LEAST_ROWS, _MOST_ROWS = 8, 64
-"""Of a step, where no batch is named."""
 _RATE, _RATE_WIDTH = 4e-4, 384
 """A learning rate, and the width of hidden states up to which it is stable; for wider ones it falls as the width grows
 (Yang et al. 2022, Tensor Programs V)."""
@@ -89,7 +87,7 @@ def _settled(choice: Recover, source: Source, samples: Calibration) -> Recover:
     width = max(getattr(source.config, "hidden_size", 0) or 0, _RATE_WIDTH)
     return dataclasses.replace(
         choice,
-        batch=choice.batch or min(max(round(TOKENS / tokens), _LEAST_ROWS), _MOST_ROWS),
+        batch=choice.batch or rows_a_step(tokens, generates=source.task.generates),
         learning_rate=_RATE * _RATE_WIDTH / width if choice.learning_rate is None else choice.learning_rate,
     )
 

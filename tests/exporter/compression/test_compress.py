@@ -27,6 +27,7 @@ from edgeport_export.compression.ship import ship
 from edgeport_export.compression.timing import Timed
 from edgeport_export.quality.outcomes import Loss
 from tiny_models import make_tokenizer
+from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
 
 LABELS = ("sad", "neutral", "glad")
@@ -50,10 +51,10 @@ def rows(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _same_time(
-    models: dict[str, Any], batches: Any, *, turns: int, seconds: float, say: Callable[[str], None] = lambda doing: None
+    models: dict[str, Any], *, turns: int, seconds: float, say: Callable[[str], None] = lambda doing: None
 ) -> dict[str, Timed]:
-    for run in models.values():
-        run(batches[0])
+    for work in models.values():
+        work[0]()
     return {name: Timed((4.0 if "torch" in name else 1.0,) * turns) for name in models}
 
 
@@ -106,6 +107,40 @@ def test_the_recipe_makes_the_same_graph_without_a_search(
     export(tiny_folder, tmp_path / "again", recipe)
     with edgeport.load(tmp_path / "again") as one, edgeport.load(result.path, variant="small") as other:
         assert one(WORDS, top_k=None) == other(WORDS, top_k=None)
+
+
+def test_where_size_counts_the_vocabulary_is_trimmed(
+    tiny_folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[dict[str, list[list[int]]]] = []
+
+    def remember(models: dict[str, Any], **options: Any) -> dict[str, Timed]:
+        turns.append({n: [run.args[0]["input_ids"][0].tolist() for run in work] for n, work in models.items()})
+        return _same_time(models, **options)
+
+    monkeypatch.setattr(stopwatch, "take_turns", remember)
+    original = Tokenizer.from_file(str(tiny_folder / "tokenizer.json"))
+    few = tmp_path / "few.csv"
+    few.write_text("".join(line for line in rows.open() if not re.search("water|harbour|over", line)))
+    result = compress(tiny_folder, tmp_path / "small", _options(few, trials=2, minimize="size"))
+    whole, trimmed = result.report["candidates"]
+    assert (whole["choice"]["vocabulary"], trimmed["choice"]["vocabulary"]) == ("whole", "corpus")
+    assert trimmed["size_bytes"] < whole["size_bytes"]
+    assert trimmed["loss"]["value"] == whole["loss"]["value"]  # the corpus has all words
+    assert result.report["chosen"]["choice"] == trimmed["choice"]
+    tokenizer = Tokenizer.from_file(str(result.path / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() < original.get_vocab_size()
+    assert len(turns) == 3
+    for models in turns[1:]:  # the same texts in the tokens of each
+        assert models["small"] != models["int8"]
+        assert [tokenizer.decode(ids) for ids in models["small"]] == [original.decode(ids) for ids in models["int8"]]
+    with edgeport.load(result.path, variant="fp32") as pipe, edgeport.load(result.path, variant="small") as small:
+        assert pipe("the boat has left")["label"] == small("the boat has left")["label"]
+    with torch.no_grad():
+        ids = torch.tensor([original.encode("the boat has left").ids])
+        wanted = BertForSequenceClassification.from_pretrained(tiny_folder)(ids).logits.softmax(-1).max().item()
+    with edgeport.load(result.path, variant="fp32") as pipe:
+        assert pipe("the boat has left")["score"] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_the_page_is_whole_and_needs_no_network(result: CompressResult) -> None:

@@ -57,8 +57,9 @@ def test_what_cuts_more_than_one_that_lost_too_much_is_not_made() -> None:
     assert not OUTLOOK.hopeless(_choice("layers=2,flops=0.5", 300), [failed])
 
 
-def test_models_that_write_text_learn_nothing() -> None:
-    four = {"prune": NOTHING, "bits": "int4", "method": "rtn", "block": 32, "keep": 0}
+def test_models_that_write_text_by_their_bits() -> None:
+    four = {"prune": NOTHING, "recover": 0, "bits": "int4", "method": "rtn", "block": 32, "tables": 8, "keep": 0}
     bad = _candidate(four, 4.0)
-    assert OUTLOOK.hopeless({**four, "prune": "flops=0.7"}, [bad])
-    assert not OUTLOOK.hopeless({**four, "prune": "flops=0.7", "bits": "int8"}, [bad])
+    assert OUTLOOK.hopeless({**four, "prune": "flops=0.75"}, [bad])
+    assert not OUTLOOK.hopeless({**four, "prune": "flops=0.75", "recover": 300}, [bad])
+    assert not OUTLOOK.hopeless({**four, "prune": "flops=0.75", "bits": "int8"}, [bad])

@@ -7,6 +7,7 @@ import random
 import re
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import pytest
 from edgeport_export.compression.candidate import FAILED, Candidate
@@ -42,7 +43,7 @@ class _World:
         return dataclasses.replace(candidate, ratio=1 / (time * (1 + self._noise * self._random.uniform(-1, 1))))
 
 
-def _search(folder: Path, world: _World, trials: int = 14, jobs: int = 1, seconds: float = 60) -> list[Candidate]:
+def _search(folder: Path, world: _World, trials: int = 20, jobs: int = 1, seconds: float = 60) -> list[Candidate]:
     folder.mkdir(exist_ok=True)
     search = Search(folder, SPACE, 1, "latency", world.evaluate, world.measure)
     return search.run(trials=trials, until=perf_counter() + seconds, jobs=jobs, say=lambda text: None)
@@ -53,8 +54,8 @@ def test_known_good_first_and_nothing_twice(tmp_path: Path) -> None:
     found = _search(tmp_path, world)
     good = SPACE.known_good()
     assert world.made[: len(good)] == good
-    assert len({c.name for c in found}) == len(found) == 14
-    assert [c.number for c in found] == list(range(14))
+    assert len({c.name for c in found}) == len(found) == 20
+    assert [c.number for c in found] == list(range(20))
 
 
 def test_a_seed_makes_the_same_choices_whatever_the_noise(tmp_path: Path) -> None:
@@ -67,9 +68,9 @@ def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
         _search(tmp_path, _World(stop_after=5))
     world = _World()
     found = _search(tmp_path, world)
-    assert len(found) == 14
-    assert len(world.made) == 9  # five were there
-    assert len({c.name for c in found}) == 14
+    assert len(found) == 20
+    assert len(world.made) == 15  # five were there
+    assert len({c.name for c in found}) == 20
     assert all(choice in [c.choice for c in found] for choice in SPACE.known_good())  # the interrupted one too
 
 
@@ -96,7 +97,7 @@ def test_what_cannot_win_or_would_not_end_is_not_made(tmp_path: Path) -> None:
     until = perf_counter() + 60
     found = never.run(trials=6, until=until, say=lambda text: None)
     assert {c.choice["bits"] for c in found} == {"int8"}
-    late = Search(*args, seconds=lambda choice: 1e6 if choice["prune"] == "nothing" else 0.0)
+    late = Search(*args, seconds=lambda choice, found: 1e6 if choice["prune"] == "nothing" else 0.0)
     more = late.run(trials=8, until=until, say=lambda text: None)[len(found) :]
     assert more
     assert all(c.choice["prune"] != "nothing" for c in more)
@@ -107,10 +108,11 @@ class _Narrow(Space):
 
     @property
     def dimensions(self) -> dict[str, tuple[object, ...]]:
-        return {"prune": ("nothing",), "recover": (0,), "int8": ("dynamic",), "tables": (8, 4), "keep": (0, 1, 2)}
+        whole = {"prune": ("nothing",), "recover": (0,), "vocabulary": ("whole",)}
+        return {**whole, "int8": ("dynamic",), "tables": (8, 4), "keep": (0, 1, 2)}
 
     def known_good(self) -> list[Choice]:
-        return [{"prune": "nothing", "recover": 0, "int8": "dynamic", "tables": 4, "keep": 0}]
+        return [{name: values[0] for name, values in self.dimensions.items()}]
 
 
 def test_a_space_that_is_used_up_ends(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_a_space_that_is_used_up_ends(tmp_path: Path) -> None:
 
 def test_choices_become_recipes() -> None:
     space = Space(Recipe(calibration="x.txt"), generates=False, sensitive=["encoder.0.w", "encoder.1.w"])
-    plain = {"prune": "nothing", "recover": 300, "int8": "dynamic", "tables": 8, "keep": 1}
+    plain = {"prune": "nothing", "recover": 300, "vocabulary": "whole", "int8": "dynamic", "tables": 8, "keep": 1}
     pruned = {**plain, "prune": "layers=1,flops=0.8", "int8": "static, smooth", "tables": 4, "keep": 2}
     recipe = space.recipe(pruned)
     assert recipe.prune == Prune(layers=1, flops=0.8)
@@ -139,10 +141,26 @@ def test_choices_become_recipes() -> None:
     assert re.search(kept, "encoder.0.w")
     assert not re.search(kept, "encoder.1.w")
     assert not re.search(kept, "encoder.0.wide")
+    trimmed = space.recipe({**plain, "vocabulary": "corpus"})
+    assert trimmed.prune == Prune(vocabulary="corpus")
+    assert trimmed.recover is None
+    assert space.recipe({**pruned, "vocabulary": "corpus"}).prune == Prune(layers=1, flops=0.8, vocabulary="corpus")
+    written = SPACE.recipe({**SPACE.known_good()[0], "prune": "flops=0.5", "recover": 150, "tables": 4})
+    assert (written.prune, written.recover, written.tables) == (Prune(flops=0.5), Recover(steps=150), 4)
     for choice in (*space.known_good(), *SPACE.known_good()):
         dimensions = space.dimensions if "int8" in choice else SPACE.dimensions
         assert all(value in dimensions[name] for name, value in choice.items())
         assert set(choice) == set(dimensions)
+
+
+def test_what_comes_first_depends_on_what_is_minimized_and_on_the_time_there_is() -> None:
+    def good(**more: Any) -> list[Choice]:
+        return Space(Recipe(calibration="x.txt"), generates=False, sensitive=[], **more).known_good()
+
+    assert {c["vocabulary"] for c in good()} == {"whole"}
+    assert "corpus" in {c["vocabulary"] for c in good(minimize="size")[:2]}
+    assert all(c["recover"] == 0 for c in good())
+    assert max(c["recover"] for c in good(steps=600)) == 600
 
 
 def test_near_times_are_rounded_alike() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from edgeport_export.compression import timing
@@ -15,20 +17,19 @@ class _Clock:
 def test_nobody_always_follows_the_same_one_and_nothing_else_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, ran = _Clock(), []
 
-    def model(name: str, seconds: float):  # type: ignore[no-untyped-def]
-        def run(batch: object) -> None:
+    def model(name: str, seconds: float) -> list[Callable[[], object]]:
+        def run() -> None:
             ran.append(name)
             clock.now += seconds
 
-        return run
+        return [run] * 3
 
     def sleep(seconds: float) -> None:
         clock.now += seconds
 
     monkeypatch.setattr(timing, "perf_counter", lambda: clock.now)
     monkeypatch.setattr(timing, "sleep", sleep)
-    batches = [{}, {}, {}]
-    times = take_turns({"a": model("a", 0.002), "b": model("b", 0.004)}, batches, turns=20)
+    times = take_turns({"a": model("a", 0.002), "b": model("b", 0.004)}, turns=20)
     assert times["a"].milliseconds == pytest.approx(2)
     assert times["b"].milliseconds == pytest.approx(4)
     assert times["a"].spread == pytest.approx(0, abs=1e-9)
@@ -59,10 +60,10 @@ def test_a_drift_of_the_machine_is_no_difference() -> None:
 def test_slow_models_get_fewer_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = _Clock()
 
-    def slow(batch: object) -> None:
+    def slow() -> None:
         clock.now += 10
 
     monkeypatch.setattr(timing, "perf_counter", lambda: clock.now)
     monkeypatch.setattr(timing, "sleep", lambda seconds: None)
-    assert len(take_turns({"a": slow}, [{}], turns=50, seconds=1)["a"].turns) == 7
-    assert len(take_turns({"a": slow}, [{}], turns=5, seconds=1)["a"].turns) == 5
+    assert len(take_turns({"a": [slow]}, turns=50, seconds=1)["a"].turns) == 7
+    assert len(take_turns({"a": [slow]}, turns=5, seconds=1)["a"].turns) == 5
