@@ -40,6 +40,7 @@ examples:
   edgeport bench minilm --original models/minilm --texts corpus.txt --against sentence-transformers,fastembed
   edgeport bench minilm --variant int8 --batch 1,32 --length 16,64,256 --threads 1
   edgeport bench minilm --json > bench.json
+  edgeport bench small --texts texts.txt --against dense,pruned
   edgeport bench writer --length 16,512 --new-tokens 128 --against torch=models/writer,llama.cpp
   edgeport bench models/minilm --against torch-compile,openvino
   edgeport bench intents --eval test.csv --columns label=category --html report.html
@@ -117,7 +118,11 @@ def _add_work(group: Group) -> None:
 
 
 def _add_others(group: Group) -> None:
-    group.add_argument("--against", metavar="PEERS", help="peers to measure beside it, comma-separated; see below")
+    group.add_argument(
+        "--against",
+        metavar="PEERS",
+        help="peers and folders of other bundles to measure beside it, comma-separated; see below",
+    )
     group.add_argument(
         "--original",
         metavar="MODEL",

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgeport.errors import UsageError
 from edgeport.session import usable_threads
 
-from edgeport_bench.harness import Refusal, SubjectRecord, measure_cold_starts, measure_subjects
+from edgeport_bench.harness import Refusal, measure_cold_starts, measure_subjects
 from edgeport_bench.machine import describe_machine, noise_warnings, read_clock
 from edgeport_bench.options import BenchOptions
 from edgeport_bench.peers.catalog import resolve_peers
@@ -55,6 +55,7 @@ def bench(path: str | Path, options: BenchOptions | None = None, *, say: Say = l
     if options.evaluation is not None and not any(spec.kind.startswith("bundle") for spec in target.specs):
         raise UsageError(f"--eval scores bundles, and {str(path)!r} is none: export it, or leave --eval out.")
     specs, refusals = _with_peers(target, options, threads, say)
+    specs += _other_bundles(target, options, threads)
     reference = _reference(specs)
     machine, clock = describe_machine(), read_clock()
     results = measure_subjects(
@@ -75,7 +76,7 @@ def bench(path: str | Path, options: BenchOptions | None = None, *, say: Say = l
     if options.evaluation is not None:
         say(f"scoring on {options.evaluation.name}")
         for record in results.subjects:
-            record.quality = _quality(Path(path), record, options)
+            record.quality = _quality(next(spec for spec in specs if spec.name == record.name), options)
     return BenchReport(
         target=str(path),
         source=target.source,
@@ -113,14 +114,32 @@ def _with_peers(
     return sorted([*specs, *target.specs], key=lambda s: s.name != "torch"), refusals
 
 
-def _quality(path: Path, record: SubjectRecord, options: BenchOptions) -> dict[str, float]:
+def _other_bundles(target: Target, options: BenchOptions, threads: int) -> list[SubjectSpec]:
+    """Variants of bundles that are to be compared with, as ``FOLDER/VARIANT``.
+
+    Raises:
+        UsageError: a bundle is for another task.
+    """
+    found = []
+    for folder in options.other_bundles:
+        other = open_target(folder, providers=options.providers, threads=threads, reads_texts=options.texts is not None)
+        if target.task not in ("", other.task):
+            raise UsageError(
+                f"--against {folder!r} is for {other.task}, what is measured for {target.task}: give one for the same."
+            )
+        found += [dataclasses.replace(s, name=f"{folder}/{s.name}", is_peer=True) for s in other.specs]
+    return found
+
+
+def _quality(spec: SubjectSpec, options: BenchOptions) -> dict[str, float]:
     """Metrics of a bundle's variant; none of a peer, which has no pipeline."""
-    if not record.kind.startswith("bundle"):
+    if not spec.kind.startswith("bundle"):
         return {}
     from edgeport_export.quality.cli import evaluate  # its metrics take seconds to import
 
     assert options.evaluation is not None
-    (found,) = evaluate(path, [options.evaluation], variants=[record.name], columns=dict(options.columns) or None)
+    path, variant = Path(spec.options["path"]), spec.options["variant"]
+    (found,) = evaluate(path, [options.evaluation], variants=[variant], columns=dict(options.columns) or None)
     metrics: dict[str, float] = found["metrics"]
     return metrics
 

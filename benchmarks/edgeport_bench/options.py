@@ -34,7 +34,7 @@ class BenchOptions:
     seconds: float = 2.0
     """Time of measuring for each subject and shape."""
     against: str | None = None
-    """Peers, comma-separated; one may name the original, as in ``torch=MODEL``."""
+    """Peers and folders of other bundles, comma-separated; one may name the original, as in ``torch=MODEL``."""
     original: str | None = None
     """The model that the bundle was made of: folder or hub id. What the bundle names where left out."""
     axes: tuple[tuple[str, int], ...] = ()
@@ -59,12 +59,20 @@ class BenchOptions:
 
     @property
     def peer_names(self) -> str:
-        """``against`` without the original."""
-        parts = (self.against or "").split(",")
-        return ",".join(part.partition("=")[0] for part in parts)
+        """``against`` without the original and other bundles."""
+        return ",".join(part.partition("=")[0] for part in self._against if part not in self.other_bundles)
+
+    @property
+    def other_bundles(self) -> list[str]:
+        """The folders of ``against``, each once."""
+        return list(dict.fromkeys(part for part in self._against if (Path(part) / "edgeport.json").is_file()))
 
     @property
     def original_model(self) -> str | None:
         """The original, wherever it is named."""
-        named = (part.partition("=")[2] for part in (self.against or "").split(","))
+        named = (part.partition("=")[2] for part in self._against)
         return self.original or next((name for name in named if name), None)
+
+    @property
+    def _against(self) -> list[str]:
+        return [part.strip() for part in (self.against or "").split(",") if part.strip()]

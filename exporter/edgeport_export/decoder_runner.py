@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
-from edgeport.generate import cache_shapes, open_decoder
+from edgeport.generate import CacheShapes, open_decoder
 from edgeport.session import open_plain_session
 from numpy.typing import NDArray
 
@@ -30,17 +30,22 @@ _STEPS = 3
 class DecoderRunner:
     """A graph with its cache, run as the runtime would on the CPU."""
 
-    def __init__(self, path: Path, graph: ir.Graph, options: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, cache: CacheShapes, options: Mapping[str, Any], threads: int | None = None) -> None:
         """Open the graph.
+
+        Args:
+            path: The file.
+            cache: The past among its inputs, as ``cache_shapes`` gives it.
+            options: Of the task: ``vocab_size`` and ``context_length``.
+            threads: None for all that there are.
 
         Raises:
             ExportError: ONNX Runtime refuses it.
         """
-        session = opened(path, open_plain_session)
+        session = opened(path, partial(open_plain_session, threads=threads))
         self._path = path
-        shapes = {str(v.name): tuple(v.shape or ()) for v in graph.inputs}
         self._decoder = open_decoder(
-            session, cache_shapes(shapes), vocab_size=options["vocab_size"], context_length=options["context_length"]
+            session, cache, vocab_size=options["vocab_size"], context_length=options["context_length"]
         )
 
     def __call__(self, batch: Batch) -> list[NDArray[np.float32]]:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,13 +68,17 @@ def operator_counts(model: ir.Model) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def runner(path: Path, outputs: Sequence[str]) -> Callable[[Batch], list[NDArray[np.float32]]]:
+def runner(
+    path: Path, outputs: Sequence[str], threads: int | None = None
+) -> Callable[[Batch], list[NDArray[np.float32]]]:
     """Open the graph as the runtime would, on the CPU; returns a function from a batch to its outputs.
+
+    ``threads`` of None are all that there are.
 
     Raises:
         ExportError: ONNX Runtime refuses the graph; the function raises it for a batch that fails.
     """
-    session = opened(path, open_graph)
+    session = opened(path, partial(open_graph, threads=threads))
 
     def run(batch: Batch) -> list[NDArray[np.float32]]:
         with running(path, batch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,29 @@ def test_quality_stands_beside_speed(tiny_bundle: Path, tmp_path: Path) -> None:
     found = bench(tiny_bundle, options).subjects
     wanted = {r["variant"]: r["metrics"] for r in evaluate(tiny_bundle, [data])}
     assert {s.name: s.quality for s in found} == wanted
+
+
+def test_other_bundles_take_turns_with_it(tiny_bundle: Path, tmp_path: Path) -> None:
+    other, data = tmp_path / "other", tmp_path / "pairs.tsv"
+    shutil.copytree(tiny_bundle, other)
+    data.write_text("1\ta man\tthe dog\n3\ta dog\ta dog .\n2\tman\ttwo man\n", encoding="utf-8")
+    options = BenchOptions(
+        variants=("fp32",), batches=(1,), lengths=(5,), seconds=0.02, threads=1, evaluation=data, against=str(other)
+    )
+    report = bench(tiny_bundle, options)
+    names = ["fp32", f"{other}/fp32", f"{other}/wrong"]
+    assert [s.name for s in report.subjects] == names
+    assert report.baseline == names[1]
+    quality = {s.name: s.quality for s in report.subjects}
+    assert quality["fp32"] == quality[names[1]] != quality[names[2]]
+    assert [w for w in report.warnings if names[2] in w and "wrong" in w]
+    assert {m.subject: len(m.rounds) for m in report.measurements}[names[1]] > 0
+
+
+def test_a_bundle_for_something_else_is_no_peer(tiny_bundle: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_bundle, other)
+    manifest = json.loads((other / "edgeport.json").read_text())
+    (other / "edgeport.json").write_text(json.dumps({**manifest, "task": "feature-extraction"}))
+    with pytest.raises(UsageError, match="is for feature-extraction, what is measured for sentence-embedding"):
+        bench(tiny_bundle, BenchOptions(against=str(other), seconds=0.01))

@@ -19,7 +19,7 @@ except ImportError as e:
     raise MissingExtraError("`edgeport compress`", "compress") from e
 
 from edgeport_export.cli import silence_transformers
-from edgeport_export.compression.options import MINIMIZE, CompressOptions, parse_budget, parse_seconds
+from edgeport_export.compression.options import LOCAL, MINIMIZE, CompressOptions, parse_budget, parse_seconds
 from edgeport_export.compression.pipeline import CompressResult, compress
 from edgeport_export.progress import Progress
 from edgeport_export.quality.rows import parse_columns
@@ -74,6 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     aim.add_argument("--batch", type=int, default=1, metavar="N", help="texts at a time (default: 1)")
     aim.add_argument("--length", type=int, metavar="N", help="tokens of a text (default: the data's own lengths)")
     aim.add_argument("--lengths-from", metavar="FILE", help="a text a line, of the lengths that will come")
+    aim.add_argument(
+        "--threads", type=int, metavar="N", help="that the model will have (default: all that this machine has)"
+    )
     search = parser.add_argument_group("search")
     search.add_argument("--time", default="20m", metavar="T", help="for the whole, about: 90s, 20m (default), 1h")
     search.add_argument(
@@ -81,6 +84,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     search.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed makes the same choices")
     search.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that make and score candidates")
+    search.add_argument(
+        "--ray",
+        nargs="?",
+        const=LOCAL,
+        metavar="HOST:PORT",
+        help="make and score them on a Ray cluster (auto finds a running one; nothing begins one here); the folders of "
+        "the model, the data and OUT have to be shared",
+    )
     parser.add_argument("--task", help="default: inferred")
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that the model brings along")
@@ -100,10 +111,12 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         length=args.length,
         lengths_from=args.lengths_from,
+        threads=args.threads,
         seconds=parse_seconds(args.time),
         trials=args.trials,
         seed=args.seed,
         jobs=args.jobs,
+        ray=args.ray,
     )
     recipe = Recipe(task=args.task, revision=args.revision, trust_remote_code=args.trust_remote_code)
     silence_transformers()

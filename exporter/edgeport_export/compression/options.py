@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 
 from edgeport.errors import UsageError
 
-__all__ = ["MINIMIZE", "CompressOptions", "parse_budget", "parse_seconds"]
+__all__ = ["LOCAL", "MINIMIZE", "CompressOptions", "parse_budget", "parse_seconds"]
 
 MINIMIZE = ("latency", "size", "memory")
+LOCAL = "local"
+"""In the place of a cluster's address."""
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -39,20 +41,24 @@ class CompressOptions:
     """Tokens of the texts that are timed; None takes the data's own lengths."""
     lengths_from: str | None = None
     """A text file, a line a text, whose lengths are the ones to be timed."""
+    threads: int | None = None
+    """Of the processor that the model is for: candidates are timed with so many; None takes all of this machine's."""
     seconds: float = 1200.0
     """Time for the whole, about: what has begun is brought to its end."""
     trials: int = 24
     """Candidates, at most."""
     seed: int = 0
     jobs: int = 1
-    """Processes that make and score candidates; they are timed one after the other."""
+    """Processes that make and score candidates; they are timed one after the other, on this machine."""
+    ray: str | None = None
+    """The address of a Ray cluster whose processes they are, or ``local`` for one of this machine alone."""
 
     def __post_init__(self) -> None:
         if self.minimize not in MINIMIZE:
             raise UsageError(f"--minimize {self.minimize!r} is not known: choose from {', '.join(MINIMIZE)}.")
         if not 0 < self.budget < 100:
             raise UsageError(f"a budget of {self.budget:g} is not between 0 and 100: write it like 1%.")
-        for name in ("batch", "trials", "jobs", "length"):
+        for name in ("batch", "trials", "jobs", "length", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name} {value} is too small: give at least 1.")

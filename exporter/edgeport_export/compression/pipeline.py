@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from edgeport.bundle import Manifest, check_target
-from edgeport.errors import UsageError, ValidationError
+from edgeport.errors import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgeport_export.compression.candidate import Candidate
 from edgeport_export.compression.choose import Decision, decide, finalists
-from edgeport_export.compression.evaluate import Evaluator, ask
+from edgeport_export.compression.evaluate import ask
+from edgeport_export.compression.helpers import helpers
 from edgeport_export.compression.options import CompressOptions
 from edgeport_export.compression.report import make_report, write_report
 from edgeport_export.compression.search import Search
 from edgeport_export.compression.setup import Setup, set_up
 from edgeport_export.compression.ship import ship
-from edgeport_export.compression.space import Choice
 from edgeport_export.compression.stopwatch import Stopwatch, peak_memory
 from edgeport_export.compression.workshop import SMALL
 from edgeport_export.progress import Progress
@@ -78,10 +74,12 @@ def compress(
     out, recipe, progress = Path(out), recipe or Recipe(), progress or Progress(show=False)
     check_target(out, force=force)
     setup = set_up(model, out, options, recipe, progress, tokenizer)
-    watch = Stopwatch(setup.workshop, setup.feeds, setup.original, setup.base)
+    watch = Stopwatch(setup.workshop, setup.feeds, setup.original, options.threads)
     until = start + options.seconds * (1 - _FOR_THE_END)
-    with progress.stage("search", "Search") as say, _helpers(model, setup, recipe) as pool:
-        evaluate = setup.evaluator.evaluate if pool is None else _evaluate
+    with (
+        progress.stage("search", "Search") as say,
+        helpers(model, out, options, recipe, setup.evaluator.evaluate) as (evaluate, pool),
+    ):
         search = Search(
             setup.folder, setup.space, options.seed, options.minimize, evaluate, _measure_by(watch, setup),
             setup.outlook.hopeless, setup.seconds,
@@ -94,7 +92,7 @@ def compress(
     if best is not None:
         with progress.stage("time", "Time it beside torch and plain int8") as say:
             chosen = best.candidate
-            times = watch.all_together(setup.bundle(chosen.name), setup.space.recipe(chosen.choice), say)
+            times = watch.all_together(setup.bundle(chosen.name), say)
     seconds = {**progress.seconds, "all": round(perf_counter() - start, 1)}
     report = make_report(setup, str(model), candidates, decision, times, watch.baseline, seconds)
     if decision.chosen is None:
@@ -112,7 +110,7 @@ def _measure_by(watch: Stopwatch, setup: Setup) -> Any:
     def measure(candidate: Candidate) -> Candidate:
         start = perf_counter()
         bundle = setup.bundle(candidate.name)
-        ratio, times = watch.beside_baseline(bundle, setup.space.recipe(candidate.choice))
+        ratio, times = watch.beside_baseline(bundle)
         memory = None
         if setup.options.minimize == "memory":
             memory = peak_memory(bundle, SMALL, setup.judge.inputs(setup.parts.search[:32]))
@@ -155,36 +153,3 @@ def _clean(setup: Setup) -> None:
     for path in setup.folder.iterdir():
         if path.name not in ("calibration.jsonl", "settings.json"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@contextmanager
-def _helpers(model: str | Path | PreTrainedModel, setup: Setup, recipe: Recipe) -> Iterator[Executor | None]:
-    """Processes that make and score candidates; None where one job is enough.
-
-    Raises:
-        UsageError: the model is in memory, where another process cannot reach it.
-    """
-    jobs = setup.options.jobs
-    if jobs == 1:
-        yield None
-        return
-    if isinstance(model, PreTrainedModel):
-        raise UsageError(f"--jobs {jobs} needs a model that other processes can load: give its folder or hub id.")
-    out = setup.folder.with_name(setup.folder.name.removesuffix(".search"))
-    start = (str(model), out, setup.options, recipe)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_helping, initargs=start) as pool:
-        yield pool
-
-
-_helper: Evaluator | None = None
-"""Of a process that helps."""
-
-
-def _begin_helping(model: str, out: Path, options: CompressOptions, recipe: Recipe) -> None:
-    global _helper
-    _helper = set_up(model, out, options, recipe, Progress(show=False)).evaluator
-
-
-def _evaluate(number: int, choice: Choice) -> Candidate:
-    assert _helper is not None
-    return _helper.evaluate(number, choice)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from edgeport.bundle import Bundle
+from edgeport.session import usable_threads
 
 from edgeport_export import package
 from edgeport_export.compression.candidate import Candidate
@@ -66,7 +67,11 @@ def make_report(
         "metric": {"name": setup.judge.metric, "says": setup.judge.says, "unit": unit},
         "rows": {name: len(getattr(setup.parts, name)) for name in ("search", "test", "calibration")},
         "timed": {"says": setup.feeds.says, "lengths": list(setup.feeds.lengths)},
-        "machine": {**package.machine(), "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None},
+        "machine": {
+            **package.machine(),
+            "threads": setup.options.threads or usable_threads(),
+            "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        },
         "versions": installed_versions(_PACKAGES),
         "baseline": "plain int8" if BASELINE in original.variants else "fp32 (int8 was refused)",
         "original": {name: {"size_bytes": v.size_bytes} for name, v in original.variants.items()},
@@ -158,12 +163,13 @@ def _summary(report: Mapping[str, Any]) -> str:
         if chosen["verdict"] == HELD
         else f"within the budget of {budget:g}, but the rows are too few to prove it"
     )
-    size, before, after = chosen["share_of_original"], loss["original"], loss["model"]
+    rows, share = loss["rows"], chosen["share_of_original"]
+    change = f"a {'loss' if loss['value'] >= 0 else 'gain'} of {abs(loss['value']):.2f} {unit}"
     return (
         f"{speed['torch fp32']['value']:.1f} times as fast as torch fp32, {speed[BASELINE]['value']:.2f} times as fast "
-        f"as {report['baseline']}, {size:.1%} of the original's size. It lost {loss['value']:.2f} ({loss['low']:.2f} "
-        f"to {loss['high']:.2f}) {unit} of {metric} ({before:.2f} to {after:.2f}) on {loss['rows']} rows that the "
-        f"search never saw: {proof}."
+        f"as {report['baseline']}, {share:.1%} of the original's size. On {rows} rows that the search never saw its "
+        f"{metric} is {loss['model']:.2f}, the original's {loss['original']:.2f}: {change} "
+        f"(the loss is between {loss['low']:.2f} and {loss['high']:.2f}), {proof}."
     )
 
 

@@ -49,7 +49,7 @@ _ROWS_TO_LEARN = 64
 _TO_LEARN = 0.4
 """Of the time, at most, for the distillation of one candidate."""
 _SETTINGS = "settings.json"
-_IRRELEVANT = ("seconds", "trials", "jobs")
+_IRRELEVANT = ("seconds", "trials", "jobs", "ray")
 """Options that do not change what a candidate is: a search goes on with others."""
 
 
@@ -79,6 +79,8 @@ class Setup:
 
     def seconds(self, choice: Choice, found: Sequence[Candidate]) -> float:
         """What a choice takes to be made, about: by the steps of those that were made, where some learnt."""
+        if self.workshop.at_hand(self.space.recipe(choice)):
+            return 0.0
         taken = [c.seconds.get("build", 0.0) / _steps_of(c.choice) for c in found if _steps_of(c.choice)]
         return max(taken, default=self.step_seconds) * _steps_of(choice)
 

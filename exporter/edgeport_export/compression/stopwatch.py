@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,6 @@ from edgeport_export.compression.timing import Timed, ratio_of, take_turns
 from edgeport_export.compression.workshop import SMALL, Workshop
 from edgeport_export.decoder_runner import DecoderRunner
 from edgeport_export.graph_io import return_freed_memory
-from edgeport_export.recipe import Recipe
 from edgeport_export.samples import Batch
 
 __all__ = ["BASELINE", "Stopwatch", "peak_memory"]
@@ -40,35 +40,35 @@ class Stopwatch:
     workshop: Workshop
     feeds: Feeds
     original: Path
-    recipe: Recipe
+    threads: int | None = None
+    """Of the processor that the model is for; None for all of this one's."""
     baseline: list[Timed] = field(default_factory=list)
     """Plain int8's times beside each candidate: how far the machine drifted."""
 
-    def beside_baseline(self, bundle: Path, recipe: Recipe) -> tuple[float, Timed]:
+    def beside_baseline(self, bundle: Path) -> tuple[float, Timed]:
         """How many times as fast as plain int8 a candidate is, and its own times."""
         models = {
-            BASELINE: self._reads(self.original, self._baseline, self.recipe),
-            SMALL: self._reads(bundle, SMALL, recipe),
+            BASELINE: self._reads(self.original, self._baseline),
+            SMALL: self._reads(bundle, SMALL),
         }
         times = take_turns(models, turns=_TURNS, seconds=_SECONDS)
         self.baseline.append(times[BASELINE])
         return ratio_of(times[BASELINE], times[SMALL]).value, times[SMALL]
 
-    def all_together(
-        self, bundle: Path, recipe: Recipe, say: Callable[[str], None] = lambda doing: None
-    ) -> dict[str, Timed]:
+    def all_together(self, bundle: Path, say: Callable[[str], None] = lambda doing: None) -> dict[str, Timed]:
         """The original in torch and in fp32, plain int8 twice, and ``bundle``'s variant, in one run.
 
         The second int8 is the same graph as the first: what the two differ by is the run's noise.
         """
         models: dict[str, list[Callable[[], object]]] = {
             "torch fp32": [partial(self._torch(), batch) for batch in self.feeds.batches],
-            "fp32": self._reads(self.original, "fp32", self.recipe),
-            BASELINE: self._reads(self.original, self._baseline, self.recipe),
-            SMALL: self._reads(bundle, SMALL, recipe),
-            f"{BASELINE} again": self._reads(self.original, self._baseline, self.recipe),
+            "fp32": self._reads(self.original, "fp32"),
+            BASELINE: self._reads(self.original, self._baseline),
+            SMALL: self._reads(bundle, SMALL),
+            f"{BASELINE} again": self._reads(self.original, self._baseline),
         }
-        times = take_turns(models, turns=_FINAL_TURNS, seconds=_FINAL_SECONDS, say=say)
+        with _torch_threads(self.threads):
+            times = take_turns(models, turns=_FINAL_TURNS, seconds=_FINAL_SECONDS, say=say)
         del models
         return_freed_memory()
         return times
@@ -78,14 +78,14 @@ class Stopwatch:
         """fp32 stands in where int8 was refused."""
         return BASELINE if BASELINE in Bundle.open(self.original).manifest.variants else "fp32"
 
-    def _reads(self, bundle: Path, variant: str, recipe: Recipe) -> list[Callable[[], object]]:
+    def _reads(self, bundle: Path, variant: str) -> list[Callable[[], object]]:
         """A turn of a bundle's variant: each batch, in the tokens of its own vocabulary."""
         opened, batches = Bundle.open(bundle), self.feeds.batches
-        if recipe.prune is not None and recipe.prune.vocabulary is not None:
+        if "vocabulary" in opened.manifest.pruning:
             text = opened.manifest.text
             assert text is not None
             batches = self.feeds.read_by(Tokenizer.from_file(str(opened.path(text.tokenizer))))
-        run = self.workshop.runner(bundle, opened.variant(variant), recipe)
+        run = self.workshop.runner(bundle, variant, self.threads)
         if not isinstance(run, DecoderRunner):
             return [partial(run, batch) for batch in batches]
         return [partial(run.write, batch["input_ids"][0].tolist(), _NEW_TOKENS) for batch in batches]
@@ -103,6 +103,16 @@ class Stopwatch:
                 )
 
         return write
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 _MEASURE = """

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgeport.bundle import MANIFEST_NAME, BundleWriter, Variant
+from edgeport.bundle import MANIFEST_NAME, Bundle, BundleWriter
 from edgeport.errors import ValidationError
+from edgeport.generate import cache_shapes
 
 from edgeport_export import package
 from edgeport_export.head import ExportHead
@@ -90,7 +91,7 @@ class Workshop:
 
     def prepared(self, recipe: Recipe) -> Prepared:
         """The graph that the recipe's variants are made of."""
-        key = str((recipe.prune, recipe.recover))  # what changes the model before its graph is captured
+        key = _structure(recipe)
         if key not in self._prepared:
             while len(self._prepared) > _KEPT:
                 del self._prepared[list(self._prepared)[1]]  # the first is the original's
@@ -104,11 +105,15 @@ class Workshop:
         prune(source, recipe, self.progress)
         return prepare(ExportHead(source), source, recipe, self.progress)
 
-    def runner(self, bundle: Path, variant: Variant, recipe: Recipe) -> Callable[[Batch], object]:
-        """A variant's graph, opened as the runtime opens it."""
-        # Only the inputs of a cache depend on what was cut.
-        same = recipe if self.source.task.generates else replace(recipe, prune=None, recover=None)
-        return open_variant(bundle / variant.graphs["model"], self.prepared(same).graph, self.source)
+    def runner(self, bundle: Path, variant: str, threads: int | None = None) -> Callable[[Batch], object]:
+        """A bundle's variant, opened as the runtime opens it."""
+        opened = Bundle.open(bundle)
+        cache = cache_shapes({tensor.name: tensor.shape for tensor in opened.manifest.inputs})
+        return open_variant(opened.path(opened.variant(variant).graphs["model"]), cache, self.source, threads)
+
+    def at_hand(self, recipe: Recipe) -> bool:
+        """Whether the graph that the recipe's variants are made of is in memory."""
+        return _structure(recipe) in self._prepared
 
     def _bundle(self, name: str, recipe: Recipe, wanted: dict[str, str], *, needed: str) -> Path:
         target = self.folder / name
@@ -149,3 +154,8 @@ class Workshop:
                 hides_padding(self.head, *pair) for pair in padding_batches(self.source)
             )
         return self._maskable
+
+
+def _structure(recipe: Recipe) -> str:
+    """What changes the model before its graph is captured."""
+    return str((recipe.prune, recipe.recover))

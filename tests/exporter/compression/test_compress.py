@@ -21,7 +21,7 @@ import torch
 from edgeport.bundle import Bundle
 from edgeport.cli import main
 from edgeport.errors import UsageError, ValidationError
-from edgeport_export import CompressOptions, CompressResult, Recipe, compress, export
+from edgeport_export import CompressOptions, CompressResult, Recipe, compress, export, variants
 from edgeport_export.compression import evaluate, pipeline, setup, stopwatch
 from edgeport_export.compression.ship import ship
 from edgeport_export.compression.timing import Timed
@@ -127,6 +127,7 @@ def test_where_size_counts_the_vocabulary_is_trimmed(
     assert (whole["choice"]["vocabulary"], trimmed["choice"]["vocabulary"]) == ("whole", "corpus")
     assert trimmed["size_bytes"] < whole["size_bytes"]
     assert trimmed["loss"]["value"] == whole["loss"]["value"]  # the corpus has all words
+    print([(f["number"], f["verdict"], f["loss"]) for f in result.report["finalists"]], whole, trimmed)
     assert result.report["chosen"]["choice"] == trimmed["choice"]
     tokenizer = Tokenizer.from_file(str(result.path / "tokenizer.json"))
     assert tokenizer.get_vocab_size() < original.get_vocab_size()
@@ -245,6 +246,17 @@ def test_several_processes_make_the_same(result: CompressResult, tiny_folder: Pa
         compress(model, tmp_path / "other", _options(rows, jobs=2), tokenizer=tokenizer)
 
 
+def test_a_ray_cluster_makes_the_same(
+    result: CompressResult, tiny_folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    with pytest.raises(UsageError, match=r"--ray .127\.0\.0\.1:1. does not answer"):
+        compress(tiny_folder, tmp_path / "other", _options(rows, trials=2, ray="127.0.0.1:1"))
+    report = compress(tiny_folder, tmp_path / "small", _options(rows, trials=2, jobs=2, ray="local")).report
+    wanted = [(c["choice"], c["loss"], c["size_bytes"]) for c in result.report["candidates"][:2]]
+    assert [(c["choice"], c["loss"], c["size_bytes"]) for c in report["candidates"]] == wanted
+
+
 def test_nothing_holds_the_budget(
     tiny_folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,12 +283,40 @@ def test_too_few_rows_to_prove_it_is_said(
     assert "the rows are too few to prove it" in report["summary"]
 
 
+def test_threads_are_those_that_the_model_will_have(
+    tiny_folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int | None] = []
+    how = variants.runner
+
+    def watched(path: Path, outputs: Any, threads: int | None = None) -> Any:
+        opened.append(threads)
+        return how(path, outputs, threads)
+
+    torch_threads: list[int] = []
+
+    def turns(models: dict[str, Any], **options: Any) -> dict[str, Timed]:
+        torch_threads.append(torch.get_num_threads())
+        return _same_time(models, **options)
+
+    monkeypatch.setattr(variants, "runner", watched)
+    monkeypatch.setattr(stopwatch, "take_turns", turns)
+    before = torch.get_num_threads()
+    report = compress(tiny_folder, tmp_path / "small", _options(rows, trials=1, threads=1)).report
+    assert opened.count(1) == 2 + 4  # beside the candidate, and at the end
+    assert torch_threads == [before, 1]
+    assert torch.get_num_threads() == before
+    assert report["machine"]["threads"] == 1
+    assert "--threads 1" in report["command"]
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         ({"budget": 0.0}, "a budget of 0 is not between"),
         ({"minimize": "beauty"}, "--minimize 'beauty' is not known"),
         ({"length": 8, "lengths_from": "x"}, "exclude each other"),
+        ({"threads": 0}, "--threads 0 is too small"),
         ({"columns": {}}, "has no column 'label'"),
         ({"metric": "BLEU"}, "'BLEU' is not one of"),
         ({"lengths_from": "nowhere.txt"}, "--lengths-from 'nowhere.txt' cannot be read"),
