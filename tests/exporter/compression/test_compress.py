@@ -122,12 +122,11 @@ def test_where_size_counts_the_vocabulary_is_trimmed(
     original = Tokenizer.from_file(str(tiny_folder / "tokenizer.json"))
     few = tmp_path / "few.csv"
     few.write_text("".join(line for line in rows.open() if not re.search("water|harbour|over", line)))
-    result = compress(tiny_folder, tmp_path / "small", _options(few, trials=2, minimize="size"))
+    result = compress(tiny_folder, tmp_path / "small", _options(few, trials=2, minimize="size", budget=50.0))
     whole, trimmed = result.report["candidates"]
     assert (whole["choice"]["vocabulary"], trimmed["choice"]["vocabulary"]) == ("whole", "corpus")
     assert trimmed["size_bytes"] < whole["size_bytes"]
     assert trimmed["loss"]["value"] == whole["loss"]["value"]  # the corpus has all words
-    print([(f["number"], f["verdict"], f["loss"]) for f in result.report["finalists"]], whole, trimmed)
     assert result.report["chosen"]["choice"] == trimmed["choice"]
     tokenizer = Tokenizer.from_file(str(result.path / "tokenizer.json"))
     assert tokenizer.get_vocab_size() < original.get_vocab_size()
@@ -250,6 +249,7 @@ def test_a_ray_cluster_makes_the_same(
     result: CompressResult, tiny_folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # tests run beside it
     with pytest.raises(UsageError, match=r"--ray .127\.0\.0\.1:1. does not answer"):
         compress(tiny_folder, tmp_path / "other", _options(rows, trials=2, ray="127.0.0.1:1"))
     report = compress(tiny_folder, tmp_path / "small", _options(rows, trials=2, jobs=2, ray="local")).report
