@@ -160,7 +160,9 @@ def test_what_comes_first_depends_on_what_is_minimized_and_on_the_time_there_is(
     assert {c["vocabulary"] for c in good()} == {"whole"}
     assert "corpus" in {c["vocabulary"] for c in good(minimize="size")[:2]}
     assert all(c["recover"] == 0 for c in good())
-    assert max(c["recover"] for c in good(steps=600)) == 600
+    for steps, first in ((150, 150), (600, 600), (1200, 600), (2400, 1200)):
+        assert good(steps=steps)[1]["recover"] == first
+        assert max(c["recover"] for c in good(steps=steps)) == steps
 
 
 def test_near_times_are_rounded_alike() -> None:
