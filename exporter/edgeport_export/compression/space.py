@@ -52,7 +52,8 @@ another machine. Models that write keep their vocabulary: perplexity counts toke
 others."""
 STEPS: tuple[int, ...] = _CUTS["recover"]
 _STEPS_TO_HOLD = 600
-"""After which half of a model has caught up with the whole: one of 77 intents lost 0.6 points with 300, none with 600."""
+"""After which half of a model has caught up with all of it: one of 77 intents lost 0.6 points after 300, none after
+600."""
 _SMOOTH = 0.5
 """SmoothQuant's alpha (Xiao et al. 2022 found it to do well almost everywhere)."""
 
