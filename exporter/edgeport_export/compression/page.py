@@ -55,9 +55,9 @@ def _tiles(report: Mapping[str, Any]) -> str:
         (f"{ratios['int8']['value']:.2f}×", f"as fast as {report['baseline']}", _interval(ratios["int8"])),
         (f"{shown['share_of_original']:.1%}", "of the original's size", f"{shown['size_bytes'] / 1e6:.1f} MB"),
         (
-            f"{loss['value']:.2f}",
-            f"{loss['unit']} of {report['metric']['name']} lost",
-            f"{loss['low']:.2f} to {loss['high']:.2f}, {loss['rows']} rows",
+            f"{abs(loss['value']):.2f}",
+            f"{loss['unit']} {'worse' if loss['value'] > 0 else 'better'} in {report['metric']['name']}",
+            f"loss {loss['low']:.2f} to {loss['high']:.2f}, {loss['rows']} rows",
         ),
     )
     cells = "".join(f"<div><b>{_text(a)}</b><span>{_text(b)}</span><i>{_text(c)}</i></div>" for a, b, c in tiles)
