@@ -26,7 +26,7 @@ from edgeport_export.compression.judge import Judge, make_judge
 from edgeport_export.compression.options import CompressOptions
 from edgeport_export.compression.outlook import Outlook
 from edgeport_export.compression.sensitivity import Sensitivity, measure_sensitivity
-from edgeport_export.compression.space import NOTHING, STEPS, Choice, Space
+from edgeport_export.compression.space import NOTHING, STEPS, Choice, Space, dimensions
 from edgeport_export.compression.split import Parts, split_rows, text_pieces
 from edgeport_export.compression.workshop import Workshop
 from edgeport_export.head import ExportHead
@@ -153,7 +153,13 @@ def _folder(out: Path, source: Source, options: CompressOptions, recipe: Recipe,
     folder = work_folder(out)
     relevant = {k: v for k, v in dataclasses.asdict(options).items() if k not in _IRRELEVANT}
     data = options.evaluation if options.evaluation.startswith("datasets:") else _sha256(Path(options.evaluation))
-    settings = {"model": source.weights_sha256(), "data": data, "options": relevant, "recipe": recipe.to_dict()}
+    settings = {
+        "model": source.weights_sha256(),
+        "data": data,
+        "options": relevant,
+        "recipe": recipe.to_dict(),
+        "space": dimensions(generates=source.task.generates),  # another edgeport may choose between other things
+    }
     text = json.dumps(settings, indent=2, default=str) + "\n"
     known = folder / _SETTINGS
     if folder.exists() and not known.is_file() and any(folder.iterdir()):

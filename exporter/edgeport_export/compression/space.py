@@ -14,7 +14,7 @@ from edgeport_export.compression.sensitivity import keep_pattern
 from edgeport_export.pruning import CORPUS, Prune, Recover
 from edgeport_export.recipe import Recipe
 
-__all__ = ["NOTHING", "STEPS", "WHOLE", "Choice", "Space"]
+__all__ = ["NOTHING", "STEPS", "WHOLE", "Choice", "Space", "dimensions"]
 
 Choice = Mapping[str, Any]
 """Dimension to one of its values."""
@@ -58,6 +58,11 @@ _SMOOTH = 0.5
 """SmoothQuant's alpha (Xiao et al. 2022 found it to do well almost everywhere)."""
 
 
+def dimensions(*, generates: bool) -> Mapping[str, tuple[Any, ...]]:
+    """Name to values, of models that write or of those that read."""
+    return _WRITERS if generates else _READERS
+
+
 @dataclass(frozen=True)
 class Space:
     """The dimensions for one model."""
@@ -74,7 +79,7 @@ class Space:
     @property
     def dimensions(self) -> Mapping[str, tuple[Any, ...]]:
         """Name to values: the same in a search that goes on with more or less time."""
-        return _WRITERS if self.generates else _READERS
+        return dimensions(generates=self.generates)
 
     def affordable(self, choice: Choice) -> Choice:
         """The choice with no more distillation than there is time for."""

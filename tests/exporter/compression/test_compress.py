@@ -328,6 +328,16 @@ def test_wrong_calls(tiny_folder: Path, rows: Path, tmp_path: Path, more: dict[s
     assert not (tmp_path / "small").exists()
 
 
+def test_a_search_with_other_settings_begins_anew(tiny_folder: Path, rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "small.search"
+    (folder / "candidates" / "old").mkdir(parents=True)
+    (folder / "settings.json").write_text('{"model": "another"}')
+    (folder / "study.journal").write_text("of another space of choices")
+    assert len(compress(tiny_folder, tmp_path / "small", _options(rows, trials=1)).report["candidates"]) == 1
+    assert {path.name for path in folder.iterdir()} == {"calibration.jsonl", "settings.json"}
+    assert "space" in json.loads((folder / "settings.json").read_text())
+
+
 def test_a_folder_of_somebody_else_s_is_left_alone(tiny_folder: Path, rows: Path, tmp_path: Path) -> None:
     (tmp_path / "small.search").mkdir()
     (tmp_path / "small.search" / "thesis.txt").write_text("years of work")
