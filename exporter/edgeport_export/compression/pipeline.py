@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from edgeport_export.compression.candidate import Candidate
 from edgeport_export.compression.choose import Decision, decide, finalists
 from edgeport_export.compression.evaluate import ask
-from edgeport_export.compression.helpers import helpers
 from edgeport_export.compression.options import CompressOptions
+from edgeport_export.compression.processes import processes
 from edgeport_export.compression.report import make_report, write_report
 from edgeport_export.compression.search import Search
 from edgeport_export.compression.setup import Setup, set_up
@@ -78,7 +78,7 @@ def compress(
     until = start + options.seconds * (1 - _FOR_THE_END)
     with (
         progress.stage("search", "Search") as say,
-        helpers(model, out, options, recipe, setup.evaluator.evaluate) as (evaluate, pool),
+        processes(model, out, options, recipe, setup.evaluator.evaluate) as (evaluate, pool),
     ):
         search = Search(
             setup.folder, setup.space, options.seed, options.minimize, evaluate, _measure_by(watch, setup),

@@ -29,7 +29,7 @@ from edgeport_export.messages import first_line
 from edgeport_export.progress import Progress
 from edgeport_export.recipe import Recipe
 
-__all__ = ["helpers"]
+__all__ = ["processes"]
 
 _SECONDS_TO_ANSWER = 10.0
 Evaluate = Callable[[int, Choice], Candidate]
@@ -46,7 +46,7 @@ class _Start:
 
 
 @contextmanager
-def helpers(
+def processes(
     model: str | Path | PreTrainedModel, out: Path, options: CompressOptions, recipe: Recipe, here: Evaluate
 ) -> Iterator[tuple[Evaluate, Executor | None]]:
     """What makes a candidate, and the pool that it is to run in; ``here`` and None where one job is enough.
