@@ -67,7 +67,8 @@ def open_decoder(session: GraphSession, cache: CacheShapes, *, vocab_size: int, 
 
 
 def decoder_options(manifest: Manifest) -> dict[str, Any]:
-    """What ``open_decoder`` has to be told of a bundle's graph: all its arguments but the session.
+    """What ``open_decoder`` has to be told of a bundle: all its arguments but the session and its graph's cache, in
+    which variants differ where one is pruned.
 
     Raises:
         BundleError: the manifest does not say how many tokens there are.
@@ -76,7 +77,6 @@ def decoder_options(manifest: Manifest) -> dict[str, Any]:
     if not isinstance(size, int):
         raise BundleError("the bundle does not say how many tokens the model knows: export it again.")
     return {
-        "cache": cache_shapes({tensor.name: tensor.shape for tensor in manifest.inputs}),
         "vocab_size": size,
         "context_length": context if isinstance(context, int) else None,
     }

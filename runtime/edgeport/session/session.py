@@ -106,6 +106,10 @@ class Session:
         self.input_names: tuple[str, ...] = tuple(x.name for x in graph.get_inputs())
         self.input_types: dict[str, str] = {x.name: x.type for x in graph.get_inputs()}
         """As onnxruntime writes them: ``tensor(float16)``."""
+        self.input_shapes: dict[str, tuple[int | str | None, ...]] = {
+            x.name: tuple(x.shape) for x in graph.get_inputs()
+        }
+        """Sizes, and names or None of what is open."""
         self.output_names: tuple[str, ...] = tuple(x.name for x in graph.get_outputs())
         self._largest = 0
         self._shrink = onnxruntime.RunOptions()

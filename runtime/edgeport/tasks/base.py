@@ -34,6 +34,7 @@ class Runner(Protocol):
 
     input_names: tuple[str, ...]
     input_types: dict[str, str]
+    input_shapes: dict[str, tuple[int | str | None, ...]]
     output_names: tuple[str, ...]
 
     def run(self, feeds: dict[str, Array]) -> dict[str, Array]:

@@ -16,7 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeport.errors import InputError, UsageError
-from edgeport.generate import Decoder, GenerationConfig, TextStream, decoder_options, generate, open_decoder, search
+from edgeport.generate import (
+    Decoder,
+    GenerationConfig,
+    TextStream,
+    cache_shapes,
+    decoder_options,
+    generate,
+    open_decoder,
+    search,
+)
 from edgeport.generate.model import Model
 from edgeport.generate.prompt_cache import PromptCache
 from edgeport.generate.result import Generated, log_softmax
@@ -308,7 +317,7 @@ class TextGeneration(Pipeline):
         super().close()
 
     def _open(self) -> Decoder:
-        return open_decoder(self._runner, **self._decoder_options)
+        return open_decoder(self._runner, cache_shapes(self._runner.input_shapes), **self._decoder_options)
 
 
 def _is_chat(value: Any) -> bool:
