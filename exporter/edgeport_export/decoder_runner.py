@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgeport.generate import CacheShapes, open_decoder
+from edgeport.generate import cache_shapes, open_decoder
 from edgeport.session import open_plain_session
 from numpy.typing import NDArray
 
@@ -30,12 +30,11 @@ _STEPS = 3
 class DecoderRunner:
     """A graph with its cache, run as the runtime would on the CPU."""
 
-    def __init__(self, path: Path, cache: CacheShapes, options: Mapping[str, Any], threads: int | None = None) -> None:
+    def __init__(self, path: Path, options: Mapping[str, Any], threads: int | None = None) -> None:
         """Open the graph.
 
         Args:
             path: The file.
-            cache: The past among its inputs, as ``cache_shapes`` gives it.
             options: Of the task: ``vocab_size`` and ``context_length``.
             threads: None for all that there are.
 
@@ -45,7 +44,10 @@ class DecoderRunner:
         session = opened(path, partial(open_plain_session, threads=threads))
         self._path = path
         self._decoder = open_decoder(
-            session, cache, vocab_size=options["vocab_size"], context_length=options["context_length"]
+            session,
+            cache_shapes(session.input_shapes),
+            vocab_size=options["vocab_size"],
+            context_length=options["context_length"],
         )
 
     def __call__(self, batch: Batch) -> list[NDArray[np.float32]]:

@@ -15,7 +15,6 @@ import numpy as np
 import onnx_ir as ir
 from edgeport.bundle import Variant
 from edgeport.errors import UsageError
-from edgeport.generate import CacheShapes, cache_shapes
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -51,7 +50,6 @@ from edgeport_export.validate import Reference, Verdict, make_reference, text_qu
 
 __all__ = [
     "Prepared",
-    "graph_cache",
     "int8_samples",
     "make_variant",
     "open_variant",
@@ -136,7 +134,7 @@ def make_variant(
         verdict = None
         if reference is not None:
             with progress.stage("validate", f"Compare {name or precision} with the original"):
-                run = open_variant(directory / file, graph_cache(base.graph), source)
+                run = open_variant(directory / file, source)
                 verdict = validate(run, reference, source.task, recipe.limits[precision])
                 measured["parity"] = {**verdict.figures.to_dict(), "limits": asdict(recipe.limits[precision])}
                 if verdict.passed and reference.text is not None and isinstance(run, DecoderRunner):
@@ -248,18 +246,12 @@ def _run_original(head: ExportHead, source: Source, recipe: Recipe, progress: Pr
         return make_reference(head, validation_batches(source, recipe.fixed_shape), text)
 
 
-def graph_cache(graph: ir.Graph) -> CacheShapes:
-    """The cache among a graph's inputs; empty where it has none."""
-    return cache_shapes({str(v.name): tuple(v.shape or ()) for v in graph.inputs})
-
-
 def open_variant(
-    path: Path, cache: CacheShapes, source: Source, threads: int | None = None
+    path: Path, source: Source, threads: int | None = None
 ) -> Callable[[Batch], list[NDArray[np.float32]]]:
-    """A variant's file, whose inputs have that ``cache``, on the CPU with so many threads or all: a batch to its
-    outputs."""
+    """A variant's file on the CPU, with so many threads or all: a batch to its outputs."""
     if source.task.generates:
-        return DecoderRunner(path, cache, source.task_options, threads)
+        return DecoderRunner(path, source.task_options, threads)
     return runner(path, source.task.outputs, threads)
 
 

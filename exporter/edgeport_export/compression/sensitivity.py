@@ -19,7 +19,7 @@ from edgeport_export.progress import Progress
 from edgeport_export.quantize import Int8Dynamic, sensitivity
 from edgeport_export.recipe import Recipe
 from edgeport_export.samples import Batch
-from edgeport_export.variants import Prepared, graph_cache, make_variant, open_variant, remove_variant
+from edgeport_export.variants import Prepared, make_variant, open_variant, remove_variant
 
 __all__ = ["Sensitivity", "keep_pattern", "measure_sensitivity"]
 
@@ -66,7 +66,7 @@ def _one_by_one(
     def outputs(precision: str, keep: str | None) -> list[np.ndarray]:
         variant, _ = make_variant(alone, precision, replace(recipe, keep_fp32=keep), folder, quiet, name="part")
         try:
-            run = open_variant(folder / variant.graphs["model"], graph_cache(prepared.graph.graph), prepared.source)
+            run = open_variant(folder / variant.graphs["model"], prepared.source)
             return [np.concatenate([o.ravel() for o in run(batch)]) for batch in batches]
         finally:
             remove_variant(variant, folder)

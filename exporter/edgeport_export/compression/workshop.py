@@ -15,7 +15,6 @@ from pathlib import Path
 
 from edgeport.bundle import MANIFEST_NAME, Bundle, BundleWriter
 from edgeport.errors import ValidationError
-from edgeport.generate import cache_shapes
 
 from edgeport_export import package
 from edgeport_export.head import ExportHead
@@ -108,8 +107,7 @@ class Workshop:
     def runner(self, bundle: Path, variant: str, threads: int | None = None) -> Callable[[Batch], object]:
         """A bundle's variant, opened as the runtime opens it."""
         opened = Bundle.open(bundle)
-        cache = cache_shapes({tensor.name: tensor.shape for tensor in opened.manifest.inputs})
-        return open_variant(opened.path(opened.variant(variant).graphs["model"]), cache, self.source, threads)
+        return open_variant(opened.path(opened.variant(variant).graphs["model"]), self.source, threads)
 
     def at_hand(self, recipe: Recipe) -> bool:
         """Whether the graph that the recipe's variants are made of is in memory."""

@@ -20,7 +20,6 @@ from edgeport_export.passes import FINISH, PREPARE, run_passes
 from edgeport_export.recipe import Recipe
 from edgeport_export.samples import validation_batches
 from edgeport_export.source import load_source
-from edgeport_export.variants import graph_cache
 
 TOLERANCE = 1e-4
 PROMPTS = ([20, 31, 42, 53, 64, 75, 86, 97, 33], [28, 50, 61], [99])
@@ -43,7 +42,7 @@ def test_writes_what_transformers_writes(decoder: Decoder, tmp_path: Path) -> No
     path = tmp_path / "model.onnx"
     ir.save(graph, path)
 
-    _check_logits(DecoderRunner(path, graph_cache(graph.graph), source.task_options), source)
+    _check_logits(DecoderRunner(path, source.task_options), source)
     shapes = cache_shapes({str(v.name): tuple(v.shape) for v in graph.graph.inputs})
     loop = open_decoder(open_plain_session(path, threads=1), shapes, vocab_size=128, context_length=None)
     for options in ({}, {"num_beams": 3, "num_return_sequences": 2}):
