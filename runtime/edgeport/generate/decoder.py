@@ -19,7 +19,7 @@ from edgeport.errors import BundleError, InputError
 if TYPE_CHECKING:
     from edgeport.session.binding import Buffer
 
-__all__ = ["CacheShapes", "Decoder", "GraphSession", "cache_shapes", "decoder_options", "open_decoder", "shared_start"]
+__all__ = ["Decoder", "GraphSession", "cache_shapes", "decoder_options", "open_decoder", "shared_start"]
 
 Array = npt.NDArray[Any]
 
