@@ -49,6 +49,7 @@ examples:
   edgeport bench writer --length 256 --profile --html profile.html
   edgeport bench minilm --scenario single-stream,offline,server --rate 50 --seconds 10
   edgeport bench suite.toml --out results
+  edgeport bench machine --threads 4 > phone.toml     # what this processor can do, for compress --target elsewhere
   edgeport bench compare before.json after.json --fail-if 'p50>+5%' --fail-if 'peak_rss>+10%'
 """
 
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model",
         metavar="MODEL",
         help="a bundle that `edgeport export` wrote, a Hugging Face model (folder or hub id), or an ONNX file; or "
-        "a suite.toml, or the word compare",
+        "a suite.toml, or one of the words compare and machine",
     )
     parser.add_argument("others", metavar="FILE", nargs="*", type=Path, help="compare: two results")
     _add_subject(parser.add_argument_group("what is measured"))

@@ -19,6 +19,7 @@ from edgeport_bench.arguments import DESCRIPTION, EPILOG, add_arguments
 from edgeport_bench.bench import BenchOptions, bench
 from edgeport_bench.compare_cli import run_compare
 from edgeport_bench.html_report import html_report
+from edgeport_bench.machine_cli import run_machine
 from edgeport_bench.profile_cli import run_profile
 from edgeport_bench.report import BenchReport, as_json, print_report
 from edgeport_bench.scenarios_cli import run_scenarios
@@ -31,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     if args.model == "compare":
         return _compare(args)
+    if args.model == "machine":
+        return run_machine(args.threads, as_json=args.json)
     if args.model.endswith(".toml"):
         return _run_suite(Path(args.model), args.out)
     if args.others or args.fail_if:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from edgeport.bundle import Manifest
 from edgeport.errors import UsageError
 from edgeport.generate import cache_shapes
 
+from edgeport_bench.graph_inputs import GraphInput
 from edgeport_bench.inputs import Feeds
 
 __all__ = ["decoder_feeds"]
@@ -17,24 +18,23 @@ _ID = 5
 """Any token: none takes longer than another."""
 
 
-def decoder_feeds(manifest: Manifest, length: int, *, half: bool = False) -> dict[str, Feeds]:
+def decoder_feeds(inputs: Sequence[GraphInput], length: int) -> dict[str, Feeds]:
     """``prompt of N`` and ``token behind N``, each with the graph's inputs by name.
 
     Args:
-        manifest: Of the bundle.
+        inputs: Of the graph.
         length: Tokens of the prompt.
-        half: Whether the cache is kept in fp16.
 
     Raises:
         UsageError: the graph keeps no cache that an attention writes over.
     """
-    names = {tensor.name for tensor in manifest.inputs}
-    if "total" not in names:
+    types = {tensor.name: tensor.type for tensor in inputs}
+    if "total" not in types:
         raise UsageError(
-            "a graph that writes text is profiled where its attention keeps the cache (capture: plugged), and this one "
-            f"is {manifest.capture.get('path', 'another')}."
+            "a graph that writes text is profiled where its attention keeps the cache (capture: plugged in the "
+            "manifest), and this one has no input 'total'."
         )
-    cache = cache_shapes({tensor.name: tensor.shape for tensor in manifest.inputs})
+    cache = cache_shapes({tensor.name: tensor.shape for tensor in inputs})
 
     def feeds(new: int, past: int) -> Feeds:
         known: dict[str, Any] = {
@@ -44,8 +44,9 @@ def decoder_feeds(manifest: Manifest, length: int, *, half: bool = False) -> dic
             "last": np.array([past + new - 1], np.int32),
             "total": np.array(past + new, np.int32),
         }
-        dtype = np.float16 if half else np.float32
-        known |= {name: np.zeros((1, heads, past, size), dtype) for name, (heads, size) in cache.items()}
-        return {name: array for name, array in known.items() if name in names}
+        for name, (heads, size) in cache.items():
+            dtype = np.float16 if types[name] == "tensor(float16)" else np.float32
+            known[name] = np.zeros((1, heads, past, size), dtype)
+        return {name: array for name, array in known.items() if name in types}
 
     return {f"prompt of {length}": feeds(length, 0), f"token behind {length}": feeds(1, length)}

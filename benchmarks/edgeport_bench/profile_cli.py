@@ -11,16 +11,17 @@ from typing import Any
 from edgeport.bundle import Bundle
 from edgeport.errors import UsageError
 from edgeport.session import usable_threads
+from edgeport_export.profile import Roofline, measure_roofline
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from edgeport_bench.bench import BenchOptions
 from edgeport_bench.decoder_feeds import decoder_feeds
+from edgeport_bench.graph_inputs import read_graph_inputs
 from edgeport_bench.inputs import Feeds
 from edgeport_bench.profile import Part, Profile, profile_graph
 from edgeport_bench.profile_report import profile_report
-from edgeport_bench.roofline import Roofline, measure_roofline
 from edgeport_bench.targets import WRITING, open_target
 from edgeport_bench.workload import make_workload
 
@@ -45,7 +46,11 @@ def run_profile(model: str, options: BenchOptions, *, as_json: bool, html: Path 
     found: dict[str, Profile] = {}
     for spec in target.specs:
         path = _graph(dict(spec.options))
-        runs = _writing(dict(spec.options), length) if target.task == WRITING else {f"{batch} × {length}": feeds}
+        runs = (
+            decoder_feeds(read_graph_inputs(path).inputs, length)
+            if target.task == WRITING
+            else {f"{batch} × {length}": feeds}
+        )
         for what, arrays in runs.items():
             found[f"{spec.name}, {what}"] = profile_graph(path, _tensors(arrays), roofline, threads=threads)
     if html is not None:
@@ -62,12 +67,6 @@ def run_profile(model: str, options: BenchOptions, *, as_json: bool, html: Path 
         console.print(_table(name, "operator", profile.kinds))
         console.print(_table(name, "layer", profile.layers))
     return 0
-
-
-def _writing(options: dict[str, Any], length: int) -> dict[str, Feeds]:
-    """A prompt and a token behind it, for a bundle's variant."""
-    bundle = Bundle.open(Path(options["path"]))
-    return decoder_feeds(bundle.manifest, length, half=bundle.variant(options["variant"]).precision == "fp16")
 
 
 def _graph(options: dict[str, Any]) -> Path:

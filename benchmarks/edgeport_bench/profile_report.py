@@ -7,10 +7,10 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from edgeport_export.profile import Roofline
 
 from edgeport_bench.offline_page import Figure, offline_page
 from edgeport_bench.profile import Part, Profile
-from edgeport_bench.roofline import Roofline
 
 __all__ = ["profile_report"]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgeport.generate import cache_shapes, open_decoder
+from edgeport.generate import open_decoder
 from edgeport.session import open_plain_session
 from numpy.typing import NDArray
 
-from edgeport_export.graph_io import opened, running
+from edgeport_export.graph_io import ON_CPU, OpenBy, opened, running
 from edgeport_export.samples import Batch
 
 __all__ = ["DecoderRunner"]
@@ -28,24 +28,25 @@ _STEPS = 3
 
 
 class DecoderRunner:
-    """A graph with its cache, run as the runtime would on the CPU."""
+    """A graph with its cache, run as the runtime would."""
 
-    def __init__(self, path: Path, options: Mapping[str, Any], threads: int | None = None) -> None:
+    def __init__(self, path: Path, options: Mapping[str, Any], how: OpenBy = ON_CPU) -> None:
         """Open the graph.
 
         Args:
             path: The file.
             options: Of the task: ``vocab_size`` and ``context_length``.
-            threads: None for all that there are.
+            how: Threads and provider.
 
         Raises:
             ExportError: ONNX Runtime refuses it.
         """
-        session = opened(path, partial(open_plain_session, threads=threads))
+        session = opened(
+            path, partial(open_plain_session, threads=how.threads, providers=how.providers, profile=how.profile)
+        )
         self._path = path
         self._decoder = open_decoder(
             session,
-            cache_shapes(session.input_shapes),
             vocab_size=options["vocab_size"],
             context_length=options["context_length"],
         )

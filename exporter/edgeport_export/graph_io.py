@@ -8,14 +8,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
-from edgeport.errors import ExportError
-from edgeport.session import open_graph
+from edgeport.errors import ExportError, ProviderError
+from edgeport.session import Provider, open_graph, resolve_providers
 from numpy.typing import NDArray
 
 from edgeport_export.batch import Batch
@@ -23,6 +24,8 @@ from edgeport_export.messages import first_line
 
 __all__ = [
     "MIN_ONNXRUNTIME",
+    "ON_CPU",
+    "OpenBy",
     "opened",
     "operator_counts",
     "page_out",
@@ -34,6 +37,27 @@ __all__ = [
 ]
 
 _Opened = TypeVar("_Opened")
+
+
+@dataclass(frozen=True)
+class OpenBy:
+    """How a graph is opened."""
+
+    threads: int | None = None
+    """None for all that there are."""
+    provider: str | None = None
+    """As the runtime takes it; None for the CPU."""
+    profile: Path | None = None
+    """How the files begin where onnxruntime writes what operators take; None where it does not."""
+
+    @property
+    def providers(self) -> tuple[Provider, ...]:
+        """As the runtime's session takes them."""
+        return resolve_providers(self.provider)
+
+
+ON_CPU = OpenBy()
+"""With all threads."""
 
 MIN_ONNXRUNTIME: Mapping[int, str] = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.22"}
 """The first onnxruntime release that takes each opset."""
@@ -68,17 +92,13 @@ def operator_counts(model: ir.Model) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def runner(
-    path: Path, outputs: Sequence[str], threads: int | None = None
-) -> Callable[[Batch], list[NDArray[np.float32]]]:
-    """Open the graph as the runtime would, on the CPU; returns a function from a batch to its outputs.
-
-    ``threads`` of None are all that there are.
+def runner(path: Path, outputs: Sequence[str], how: OpenBy = ON_CPU) -> Callable[[Batch], list[NDArray[np.float32]]]:
+    """Open the graph as the runtime would; returns a function from a batch to its outputs.
 
     Raises:
         ExportError: ONNX Runtime refuses the graph; the function raises it for a batch that fails.
     """
-    session = opened(path, partial(open_graph, threads=threads))
+    session = opened(path, partial(open_graph, threads=how.threads, providers=how.providers, profile=how.profile))
 
     def run(batch: Batch) -> list[NDArray[np.float32]]:
         with running(path, batch):
@@ -93,9 +113,12 @@ def opened(path: Path, how: Callable[[Path], _Opened]) -> _Opened:
 
     Raises:
         ExportError: ONNX Runtime refuses it.
+        ProviderError: it was asked for a provider that is not there, or that takes no node.
     """
     try:
         session = how(path)
+    except ProviderError:
+        raise
     except Exception as e:
         raise ExportError(f"onnxruntime refuses {path.name} ({first_line(e)}): report this model.") from e
     page_out(f"{path.name}.data")  # onnxruntime has packed the weights that it multiplies with

@@ -24,6 +24,8 @@ from edgeport_export.capture import Captured, capture, capture_decoder
 from edgeport_export.decoder_runner import DecoderRunner
 from edgeport_export.graph_io import (
     MIN_ONNXRUNTIME,
+    ON_CPU,
+    OpenBy,
     operator_counts,
     page_out,
     return_freed_memory,
@@ -246,13 +248,11 @@ def _run_original(head: ExportHead, source: Source, recipe: Recipe, progress: Pr
         return make_reference(head, validation_batches(source, recipe.fixed_shape), text)
 
 
-def open_variant(
-    path: Path, source: Source, threads: int | None = None
-) -> Callable[[Batch], list[NDArray[np.float32]]]:
-    """A variant's file on the CPU, with so many threads or all: a batch to its outputs."""
+def open_variant(path: Path, source: Source, how: OpenBy = ON_CPU) -> Callable[[Batch], list[NDArray[np.float32]]]:
+    """A variant's file, opened: a batch to its outputs."""
     if source.task.generates:
-        return DecoderRunner(path, source.task_options, threads)
-    return runner(path, source.task.outputs, threads)
+        return DecoderRunner(path, source.task_options, how)
+    return runner(path, source.task.outputs, how)
 
 
 def _times(run: Callable[[Batch], list[NDArray[np.float32]]], source: Source, recipe: Recipe) -> dict[str, float]:

@@ -12,7 +12,7 @@ import pytest
 from edgeport_bench.bench import BenchOptions
 from edgeport_bench.profile import profile_graph
 from edgeport_bench.profile_cli import run_profile
-from edgeport_bench.roofline import Roofline, measure_roofline
+from edgeport_export.profile import Roofline, measure_roofline
 from onnx import TensorProto, helper, numpy_helper
 
 ROWS, INNER, COLUMNS = 6, 40, 24

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from edgeport.generate import GenerationConfig, cache_shapes, decoder_options, open_decoder, search
+from edgeport.generate import GenerationConfig, decoder_options, open_decoder, search
 
 from edgeport_bench.subjects import Array
 from edgeport_bench.subjects.bundle_variant import OpenVariant
@@ -22,9 +22,7 @@ class BundleWriter(OpenVariant):
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
-        self._decoder = open_decoder(
-            self._session, cache_shapes(self._session.input_shapes), **decoder_options(self._bundle.manifest)
-        )
+        self._decoder = open_decoder(self._session, **decoder_options(self._bundle.manifest))
 
     def write(self, prompts: Array, count: int, each: Callable[[], None]) -> Array:
         self._decoder.truncate(0)  # or it would know what it has just read, and skip it

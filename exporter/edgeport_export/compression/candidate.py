@@ -30,7 +30,7 @@ class Candidate:
     """On the search rows, or on the first of them."""
     size_bytes: int = 0
     ratio: float | None = None
-    """How many times as fast as plain int8, in the same turns."""
+    """How many times as fast as the export without a search, in the same turns."""
     spread: float | None = None
     """Of the turns, see ``timing.Timed``."""
     memory_bytes: int | None = None
@@ -45,7 +45,7 @@ class Candidate:
         return self.loss.value + (self.loss.high - self.loss.value) * sqrt(self.loss.rows / max(test_rows, 1))
 
     def objective(self, minimize: str) -> float:
-        """What is minimized: time as a share of plain int8's, bytes on disk, or bytes in memory."""
+        """What is minimized: time as a share of the plain export's, bytes on disk, or bytes in memory."""
         time = None if self.ratio is None else 1 / self.ratio
         found = {"latency": time, "size": self.size_bytes, "memory": self.memory_bytes}[minimize]
         return float("inf") if found is None else float(found)

@@ -21,6 +21,7 @@ except ImportError as e:
 from edgeport_export.cli import silence_transformers
 from edgeport_export.compression.options import LOCAL, MINIMIZE, CompressOptions, parse_budget, parse_seconds
 from edgeport_export.compression.pipeline import CompressResult, compress
+from edgeport_export.compression.target import HERE
 from edgeport_export.progress import Progress
 from edgeport_export.quality.rows import parse_columns
 from edgeport_export.recipe import Recipe
@@ -44,6 +45,7 @@ examples:
   edgeport compress ./ner small --budget 0.5% --eval test.tsv --calibration train.tsv --minimize size
   edgeport compress ./writer small --budget 2% --eval held_out.txt --calibration texts.txt
   edgeport compress ./intents small --budget 2% --eval texts.txt     # no labels: agreement with the original
+  edgeport compress ./intents small --eval test.csv --target phone.toml
   edgeport compress ./intents small --eval test.csv --metric 'macro F1' --time 10m --seed 1
 """
 
@@ -74,6 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     aim.add_argument("--batch", type=int, default=1, metavar="N", help="texts at a time (default: 1)")
     aim.add_argument("--length", type=int, metavar="N", help="tokens of a text (default: the data's own lengths)")
     aim.add_argument("--lengths-from", metavar="FILE", help="a text a line, of the lengths that will come")
+    aim.add_argument(
+        "--target",
+        default=HERE,
+        metavar="WHERE",
+        help="a provider of this machine (cuda, openvino, ...), or the machine.toml that `edgeport bench machine` "
+        "wrote on another one, for which times are estimated (default: this machine's CPU)",
+    )
     aim.add_argument(
         "--threads", type=int, metavar="N", help="that the model will have (default: all that this machine has)"
     )
@@ -111,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         length=args.length,
         lengths_from=args.lengths_from,
+        target=args.target,
         threads=args.threads,
         seconds=parse_seconds(args.time),
         trials=args.trials,

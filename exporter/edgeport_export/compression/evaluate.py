@@ -14,6 +14,7 @@ from edgeport.errors import EdgeportError
 from edgeport_export.compression.candidate import FAILED, STOPPED, Candidate
 from edgeport_export.compression.judge import Judge, Judged
 from edgeport_export.compression.space import Choice, Space
+from edgeport_export.compression.target import HERE
 from edgeport_export.compression.workshop import SMALL, Workshop, candidate_name
 from edgeport_export.messages import first_line
 from edgeport_export.quality.outcomes import Loss, loss_interval
@@ -25,9 +26,9 @@ _FEW = 128
 """Rows after which a candidate that is sure to lose more than the budget is given up."""
 
 
-def ask(judge: Judge, bundle: Path, variant: str, rows: Sequence[Row]) -> Judged:
+def ask(judge: Judge, bundle: Path, variant: str, rows: Sequence[Row], provider: str) -> Judged:
     """What a bundle's variant answers."""
-    with edgeport.load(bundle, variant=variant) as pipe:
+    with edgeport.load(bundle, variant=variant, providers=provider) as pipe:
         return judge.ask(pipe, rows)
 
 
@@ -44,6 +45,8 @@ class Evaluator:
     """The bundle that has fp32."""
     budget: float
     seed: int
+    provider: str
+    """Where candidates run; the original is asked on the CPU."""
     _asked: dict[int, Judged] = field(default_factory=dict)
 
     def evaluate(self, number: int, choice: Choice) -> Candidate:
@@ -75,14 +78,14 @@ class Evaluator:
 
     def loss_of(self, bundle: Path, variant: str, rows: Sequence[Row], original: Judged, confidence: float) -> Loss:
         """The loss on ``rows`` against the original's answers there."""
-        return self._compare(original, ask(self.judge, bundle, variant, rows), confidence)
+        return self._compare(original, ask(self.judge, bundle, variant, rows, self.provider), confidence)
 
     def _compare(self, original: Judged, asked: Judged, confidence: float = 0.95) -> Loss:
         return loss_interval(*self.judge.compare(original, asked), confidence=confidence, seed=self.seed)
 
     def _loss(self, bundle: Path) -> tuple[Loss, bool]:
         """The loss, and whether it was measured on all search rows."""
-        with edgeport.load(bundle, variant=SMALL) as pipe:
+        with edgeport.load(bundle, variant=SMALL, providers=self.provider) as pipe:
             if len(self.rows) >= 2 * _FEW and self.judge.group is None:
                 loss = self._compare(self._original(_FEW), self.judge.ask(pipe, self.rows[:_FEW]))
                 if loss.low > self.budget:
@@ -91,5 +94,5 @@ class Evaluator:
 
     def _original(self, count: int) -> Judged:
         if count not in self._asked:
-            self._asked[count] = ask(self.judge, self.original, "fp32", self.rows[:count])
+            self._asked[count] = ask(self.judge, self.original, "fp32", self.rows[:count], HERE)
         return self._asked[count]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from edgeport.errors import UsageError
 
+from edgeport_export.compression.target import HERE, parse_target
+
 __all__ = ["LOCAL", "MINIMIZE", "CompressOptions", "parse_budget", "parse_seconds"]
 
 MINIMIZE = ("latency", "size", "memory")
@@ -41,6 +43,8 @@ class CompressOptions:
     """Tokens of the texts that are timed; None takes the data's own lengths."""
     lengths_from: str | None = None
     """A text file, a line a text, whose lengths are the ones to be timed."""
+    target: str = HERE
+    """A provider of this machine, or the file of another machine's description."""
     threads: int | None = None
     """Of the processor that the model is for: candidates are timed with so many; None takes all of this machine's."""
     seconds: float = 1200.0
@@ -62,6 +66,7 @@ class CompressOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name} {value} is too small: give at least 1.")
+        parse_target(self.target)
         if self.seconds <= 0:
             raise UsageError(f"--time of {self.seconds:g} s is no time: write it like 20m.")
         if self.length is not None and self.lengths_from is not None:

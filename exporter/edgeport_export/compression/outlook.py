@@ -46,7 +46,7 @@ class Outlook:
         faster = sum(
             self.arithmetic(c.choice) <= left
             and c.choice["prune"] != NOTHING
-            and all(c.choice.get(name) == choice.get(name) for name in ("bits", "vocabulary"))
+            and all(c.choice.get(name) == choice.get(name) for name in ("bits", "precision", "vocabulary"))
             for c in hold
         )
         return faster >= _ENOUGH and _structure(choice) not in made

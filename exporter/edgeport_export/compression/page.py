@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
+
+from edgeport_export.compression.stopwatch import PLAIN, TORCH
 
 __all__ = ["page"]
 
@@ -51,8 +53,9 @@ def _tiles(report: Mapping[str, Any]) -> str:
         return ""
     ratios, loss = speed["times_as_fast_as"], shown["loss"]
     tiles = (
-        (f"{ratios['torch fp32']['value']:.1f}×", "as fast as torch fp32", _interval(ratios["torch fp32"])),
-        (f"{ratios['int8']['value']:.2f}×", f"as fast as {report['baseline']}", _interval(ratios["int8"])),
+        (f"{ratios[TORCH]['value']:.1f}×", "as fast as torch fp32", _interval(ratios[TORCH])),
+        (f"{ratios[PLAIN]['value']:.2f}×", f"as fast as {report['baseline']}", _interval(ratios[PLAIN])),
+        *_estimated(report),
         (f"{shown['share_of_original']:.1%}", "of the original's size", f"{shown['size_bytes'] / 1e6:.1f} MB"),
         (
             f"{abs(loss['value']):.2f}",
@@ -62,6 +65,13 @@ def _tiles(report: Mapping[str, Any]) -> str:
     )
     cells = "".join(f"<div><b>{_text(a)}</b><span>{_text(b)}</span><i>{_text(c)}</i></div>" for a, b, c in tiles)
     return f'<div class="tiles">{cells}</div>'
+
+
+def _estimated(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    if report["estimate"]:
+        ratio = report["estimate"]["times_as_fast_as"][PLAIN]
+        where = f"as fast as {report['baseline']} on {report['target']['name']}, estimated"
+        yield f"{ratio['value']:.2f}×", where, _interval(ratio)
 
 
 def _interval(ratio: Mapping[str, float]) -> str:
@@ -100,7 +110,7 @@ def _trade_off(report: Mapping[str, Any]) -> go.Figure:
                 "size": [10 + 18 * math.sqrt(c["size_bytes"] / max(sizes)) for c in some],
                 "line": {"color": "white", "width": 1},
             },
-            text=[_hover(c) for c in some],
+            text=[_hover(c, report["baseline"]) for c in some],
             hovertemplate="%{text}<extra></extra>",
         )
     unit = report["metric"]["unit"]
@@ -115,7 +125,8 @@ def _trade_off(report: Mapping[str, Any]) -> go.Figure:
         figure.add_vline(
             x=_baseline(report), line={"color": _FAINT, "dash": "dot", "width": 1}, annotation_text=report["baseline"]
         )
-    axis = {"latency": "milliseconds a batch", "size": "MB on disk", "memory": "MB in memory"}[minimize]
+    where = f" on {report['target']['name']}, estimated" if report["estimate"] else ""
+    axis = {"latency": f"milliseconds a batch{where}", "size": "MB on disk", "memory": "MB in memory"}[minimize]
     figure.update_layout(**_LAYOUT, height=430, legend={"orientation": "h", "y": -0.22, "x": 0})
     figure.update_xaxes(title=axis, rangemode="tozero", gridcolor="#eef1f4")
     figure.update_yaxes(title=f"loss, {unit}", gridcolor="#eef1f4", zerolinecolor=_GREY)
@@ -131,7 +142,7 @@ def _group(candidate: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 
 
 def _baseline(report: Mapping[str, Any]) -> float:
-    found: float = report["speed"]["milliseconds"]["int8"]
+    found: float = (report["estimate"] or report["speed"])["milliseconds"][PLAIN]
     return found
 
 
@@ -143,9 +154,9 @@ def _x(candidate: Mapping[str, Any], report: Mapping[str, Any]) -> float | None:
     return None if value is None else value / 1e6
 
 
-def _hover(candidate: Mapping[str, Any]) -> str:
+def _hover(candidate: Mapping[str, Any], baseline: str) -> str:
     loss, ratio = candidate["loss"], candidate["ratio"]
-    speed = "" if ratio is None else f"<br>{ratio:.2f} × plain int8"
+    speed = "" if ratio is None else f"<br>{ratio:.2f} × {baseline}"
     return (
         f"<b>candidate {candidate['number']}</b><br>{_text(_words(candidate['choice']))}<br>loss {loss['value']:.2f} "
         f"({loss['low']:.2f} to {loss['high']:.2f}){speed}<br>{candidate['size_bytes'] / 1e6:.1f} MB"
@@ -227,8 +238,9 @@ def _timing(report: Mapping[str, Any]) -> str:
     ]
     twice = speed["same_graph_twice"]
     text = (
-        f"All in one interleaved run on {report['timed']['says']}. The same int8 graph, measured twice in it, differed "
-        f"by a factor of {twice['value']:.3f} ({twice['low']:.3f} to {twice['high']:.3f}): less than that is noise."
+        f"All in one interleaved run on {report['timed']['says']}. The same plain export, measured twice in it, "
+        f"differed by a factor of {twice['value']:.3f} ({twice['low']:.3f} to {twice['high']:.3f}): less than that is "
+        "noise."
     )
     if drift:
         text += (

@@ -17,11 +17,12 @@ from edgeport_export.compression.choose import Decision, decide, finalists
 from edgeport_export.compression.evaluate import ask
 from edgeport_export.compression.options import CompressOptions
 from edgeport_export.compression.processes import processes
-from edgeport_export.compression.report import make_report, write_report
+from edgeport_export.compression.report import Times, make_report, write_report
 from edgeport_export.compression.search import Search
 from edgeport_export.compression.setup import Setup, set_up
 from edgeport_export.compression.ship import ship
 from edgeport_export.compression.stopwatch import Stopwatch, peak_memory
+from edgeport_export.compression.target import HERE
 from edgeport_export.compression.workshop import SMALL
 from edgeport_export.progress import Progress
 from edgeport_export.recipe import Recipe
@@ -74,7 +75,7 @@ def compress(
     out, recipe, progress = Path(out), recipe or Recipe(), progress or Progress(show=False)
     check_target(out, force=force)
     setup = set_up(model, out, options, recipe, progress, tokenizer)
-    watch = Stopwatch(setup.workshop, setup.feeds, setup.original, options.threads)
+    watch = Stopwatch(setup.workshop, setup.feeds, setup.original, setup.target, options.threads)
     until = start + options.seconds * (1 - _FOR_THE_END)
     with (
         progress.stage("search", "Search") as say,
@@ -88,13 +89,16 @@ def compress(
     with progress.stage("judge", "Judge the best by rows that the search never saw"):
         decision = _decide(setup, candidates)
     best = decision.chosen or decision.closest
-    times = {}
+    times, estimated = {}, {}
     if best is not None:
-        with progress.stage("time", "Time it beside torch and plain int8") as say:
-            chosen = best.candidate
-            times = watch.all_together(setup.bundle(chosen.name), say)
+        with progress.stage("time", f"Time it beside torch and plain {watch.plain}") as say:
+            bundle = setup.bundle(best.candidate.name)
+            times = watch.all_together(bundle, say)
+            estimated = watch.estimated(bundle) if setup.target.machine is not None else {}
     seconds = {**progress.seconds, "all": round(perf_counter() - start, 1)}
-    report = make_report(setup, str(model), candidates, decision, times, watch.baseline, seconds)
+    report = make_report(
+        setup, str(model), candidates, decision, Times(times, estimated, watch.baseline, watch.plain), seconds
+    )
     if decision.chosen is None:
         write_report(report, setup.folder)
         raise ValidationError(_missed(decision, setup))
@@ -113,7 +117,7 @@ def _measure_by(watch: Stopwatch, setup: Setup) -> Any:
         ratio, times = watch.beside_baseline(bundle)
         memory = None
         if setup.options.minimize == "memory":
-            memory = peak_memory(bundle, SMALL, setup.judge.inputs(setup.parts.search[:32]))
+            memory = peak_memory(bundle, SMALL, setup.target.provider, setup.judge.inputs(setup.parts.search[:32]))
         seconds = {**candidate.seconds, "time": round(perf_counter() - start, 2)}
         return replace(candidate, ratio=ratio, spread=times.spread, memory_bytes=memory, seconds=seconds)
 
@@ -124,7 +128,7 @@ def _decide(setup: Setup, candidates: list[Candidate]) -> Decision:
     """The finalists on the test rows."""
     options, test, evaluator = setup.options, setup.parts.test, setup.evaluator
     tried = finalists(candidates, options.budget, len(test), options.minimize)
-    asked = ask(setup.judge, setup.original, "fp32", test) if tried else None
+    asked = ask(setup.judge, setup.original, "fp32", test, HERE) if tried else None
     return decide(
         tried,
         options.budget,

@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,30 @@ from edgeport_export.compression.choose import HELD, Decision, Finalist, pareto
 from edgeport_export.compression.options import CompressOptions
 from edgeport_export.compression.page import page
 from edgeport_export.compression.setup import Setup
-from edgeport_export.compression.stopwatch import BASELINE
+from edgeport_export.compression.stopwatch import AGAIN, PLAIN, TORCH
+from edgeport_export.compression.target import Target
 from edgeport_export.compression.timing import Timed, ratio_of
 from edgeport_export.compression.workshop import SMALL
 from edgeport_export.versions import installed_versions
 
-__all__ = ["SCHEMA", "make_report", "write_report"]
+__all__ = ["SCHEMA", "Times", "make_report", "write_report"]
 
-SCHEMA = 1
+SCHEMA = 2
 _PACKAGES = ("edgeport", "optuna", "onnxruntime", "torch", "transformers", "numpy", "scikit-learn", "scipy")
+
+
+@dataclass(frozen=True)
+class Times:
+    """What was timed."""
+
+    here: Mapping[str, Timed]
+    """As ``Stopwatch.all_together`` gives them; empty where there was nothing to time."""
+    there: Mapping[str, Timed]
+    """As ``Stopwatch.estimated`` gives them, where another machine was described."""
+    baseline: Sequence[Timed]
+    """The plain export beside each candidate."""
+    plain: str
+    """The variant that it is."""
 
 
 def make_report(
@@ -40,8 +56,7 @@ def make_report(
     model: str,
     candidates: Sequence[Candidate],
     decision: Decision,
-    times: Mapping[str, Timed],
-    baseline: Sequence[Timed],
+    times: Times,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """All that was found.
@@ -51,8 +66,7 @@ def make_report(
         model: As it was called.
         candidates: All that were tried.
         decision: What the test rows said.
-        times: Of one run, as ``Stopwatch.all_together`` gives them; of the chosen or the closest candidate.
-        baseline: Plain int8 beside each candidate.
+        times: Of the chosen or the closest candidate, and of what it is compared with.
         seconds: By stage.
     """
     original = Bundle.open(setup.original).manifest
@@ -73,12 +87,14 @@ def make_report(
             "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         },
         "versions": installed_versions(_PACKAGES),
-        "baseline": "plain int8" if BASELINE in original.variants else "fp32 (int8 was refused)",
+        "target": _target(setup.target),
+        "baseline": _baseline(setup.target.plain, times.plain),
         "original": {name: {"size_bytes": v.size_bytes} for name, v in original.variants.items()},
         "chosen": None if decision.chosen is None else _finalist(decision.chosen, setup),
         "finalists": [_finalist(f, setup) for f in decision.tried],
-        "speed": _speed(times),
-        "drift": _drift(baseline),
+        "speed": _speed(times.here),
+        "estimate": _estimate(times.there),
+        "drift": _drift(times.baseline),
         "sensitivity": [dataclasses.asdict(s) for s in setup.sensed],
         "candidates": [c.to_dict() for c in candidates],
         "pareto": [c.number for c in pareto(candidates, setup.options.minimize)],
@@ -118,20 +134,37 @@ def _speed(times: Mapping[str, Timed]) -> dict[str, Any]:
     """Milliseconds a batch, and how many times as fast the variant is, all in one run."""
     if not times:
         return {}
-    ratios = {
-        name: dataclasses.asdict(ratio_of(times[name], times[SMALL])) for name in ("torch fp32", "fp32", BASELINE)
-    }
     return {
-        "milliseconds": {name: round(t.milliseconds, 4) for name, t in times.items()},
-        "times_as_fast_as": ratios,
-        "same_graph_twice": dataclasses.asdict(ratio_of(times[BASELINE], times[f"{BASELINE} again"])),
+        **_beside(times, (TORCH, "fp32", PLAIN)),
+        "same_graph_twice": dataclasses.asdict(ratio_of(times[PLAIN], times[AGAIN])),
         "spread": {name: round(t.spread, 4) for name, t in times.items()},
         "turns": {name: [round(ms, 4) for ms in t.turns] for name, t in times.items()},
     }
 
 
+def _estimate(times: Mapping[str, Timed]) -> dict[str, Any]:
+    """The same for the machine that was described."""
+    return _beside(times, ("fp32", PLAIN)) if times else {}
+
+
+def _beside(times: Mapping[str, Timed], others: Sequence[str]) -> dict[str, Any]:
+    return {
+        "milliseconds": {name: round(t.milliseconds, 4) for name, t in times.items()},
+        "times_as_fast_as": {name: dataclasses.asdict(ratio_of(times[name], times[SMALL])) for name in others},
+    }
+
+
+def _target(target: Target) -> dict[str, Any]:
+    machine = None if target.machine is None else dataclasses.asdict(target.machine)
+    return {"name": target.name, "provider": target.provider, "machine": machine}
+
+
+def _baseline(wanted: str, plain: str) -> str:
+    return f"plain {plain}" if plain == wanted else f"{plain} ({wanted} was refused)"
+
+
 def _drift(baseline: Sequence[Timed]) -> dict[str, Any]:
-    """How plain int8's time changed over the search, though it was the same graph each time."""
+    """How the plain export's time changed over the search, though it was the same graph each time."""
     if not baseline:
         return {}
     values = np.array([t.milliseconds for t in baseline])
@@ -163,12 +196,19 @@ def _summary(report: Mapping[str, Any]) -> str:
         if chosen["verdict"] == HELD
         else f"within the budget of {budget:g}, but the rows are too few to prove it"
     )
+    elsewhere = ""
+    if report["estimate"]:
+        there = report["estimate"]["times_as_fast_as"][PLAIN]
+        elsewhere = (
+            f"On {report['target']['name']} it should be {there['value']:.2f} times as fast as {report['baseline']}, "
+            "which is an estimate. Here it is "
+        )
     rows, share = loss["rows"], chosen["share_of_original"]
     change = f"a {'loss' if loss['value'] >= 0 else 'gain'} of {abs(loss['value']):.2f} {unit}"
     return (
-        f"{speed['torch fp32']['value']:.1f} times as fast as torch fp32, {speed[BASELINE]['value']:.2f} times as fast "
-        f"as {report['baseline']}, {share:.1%} of the original's size. On {rows} rows that the search never saw its "
-        f"{metric} is {loss['model']:.2f}, the original's {loss['original']:.2f}: {change} "
+        f"{elsewhere}{speed[TORCH]['value']:.1f} times as fast as torch fp32, {speed[PLAIN]['value']:.2f} times as "
+        f"fast as {report['baseline']}, {share:.1%} of the original's size. On {rows} rows that the search never saw "
+        f"its {metric} is {loss['model']:.2f}, the original's {loss['original']:.2f}: {change} "
         f"(the loss is between {loss['low']:.2f} and {loss['high']:.2f}), {proof}."
     )
 

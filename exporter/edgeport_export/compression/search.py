@@ -148,4 +148,4 @@ def _best(found: Sequence[Candidate], minimize: str) -> str:
         return ""
     best = min(timed, key=lambda c: (c.objective(minimize), c.number))
     assert best.loss is not None
-    return f"; best so far {best.ratio:.2f} x int8 at a loss of {best.loss.value:.2f}"
+    return f"; best so far {best.ratio:.2f} x the plain export at a loss of {best.loss.value:.2f}"

@@ -28,7 +28,9 @@ from edgeport_export.compression.outlook import Outlook
 from edgeport_export.compression.sensitivity import Sensitivity, measure_sensitivity
 from edgeport_export.compression.space import NOTHING, STEPS, Choice, Space, dimensions
 from edgeport_export.compression.split import Parts, split_rows, text_pieces
+from edgeport_export.compression.target import Target, parse_target
 from edgeport_export.compression.workshop import Workshop
+from edgeport_export.graph_io import OpenBy
 from edgeport_export.head import ExportHead
 from edgeport_export.progress import Progress
 from edgeport_export.prune.layers import find_layers
@@ -61,11 +63,12 @@ class Setup:
     folder: Path
     """Work in progress."""
     base: Recipe
+    target: Target
     judge: Judge
     parts: Parts
     workshop: Workshop
     original: Path
-    """The bundle of fp32 and plain int8."""
+    """The bundle of fp32 and of what is exported for the target without a search."""
     feeds: Feeds
     sensed: list[Sensitivity]
     space: Space
@@ -89,8 +92,9 @@ class Setup:
         """For candidates of this model."""
         options = self.options
         return Evaluator(
-            self.workshop, self.judge, self.space, self.parts.search, self.original, options.budget, options.seed
-        )
+            self.workshop, self.judge, self.space, self.parts.search, self.original, options.budget, options.seed,
+            self.target.provider,
+        )  # fmt: skip
 
     def bundle(self, name: str) -> Path:
         """Where a candidate's bundle is."""
@@ -115,23 +119,28 @@ def set_up(
     Raises:
         UsageError: a wrong model, file, column, label or metric.
         ValidationError: the fp32 graph is not the original.
+        ProviderError: the target is a provider that is not here, or that does not take the model.
     """
+    target = parse_target(options.target)
     with progress.stage("load", "Load the model"):
         source = load_source(model, recipe, tokenizer=tokenizer)
         judge = make_judge(source.task.name, options.evaluation, options.columns, options.metric)
         parts = _split(judge, source, options)
         feeds = make_feeds(source, [text for row in parts.search for text in judge.texts(row)], options)
-    folder = _folder(out, source, options, recipe, progress)
+    folder = _folder(out, source, options, target, recipe, progress)
     calibration, columns = _calibration(parts, options, folder)
     base = replace(recipe, task=source.task.name, seed=options.seed, calibration=calibration, columns=columns)
     progress.note(f"{judge.says} {len(parts.search)} rows to search, {len(parts.test)} others to judge by at the end.")
     workshop = Workshop(source, folder / "candidates", progress)
-    original = workshop.original(replace(base, precisions=("fp32", "int8")))
+    original = workshop.original(replace(base, precisions=tuple(dict.fromkeys(("fp32", target.plain)))))
+    workshop.runner(original, "fp32", OpenBy(options.threads, target.provider))  # or every candidate would say it
     with progress.stage("sensitivity", "See what int8 does to each part"):
         sensed = _sensitivity(workshop, original, base, feeds, folder)
     step = _step_seconds(source, base, folder)
-    space = Space(base, source.task.generates, [s.part for s in sensed], _steps(step, options), options.minimize)
-    return Setup(options, folder, base, judge, parts, workshop, original, feeds, sensed, space, step)
+    space = Space(
+        base, source.task.generates, [s.part for s in sensed], _steps(step, options), options.minimize, target.plain
+    )
+    return Setup(options, folder, base, target, judge, parts, workshop, original, feeds, sensed, space, step)
 
 
 def _split(judge: Judge, source: Source, options: CompressOptions) -> Parts:
@@ -148,7 +157,9 @@ def _calibration(parts: Parts, options: CompressOptions, folder: Path) -> tuple[
     return str(path), {}
 
 
-def _folder(out: Path, source: Source, options: CompressOptions, recipe: Recipe, progress: Progress) -> Path:
+def _folder(
+    out: Path, source: Source, options: CompressOptions, target: Target, recipe: Recipe, progress: Progress
+) -> Path:
     """The work folder; what an earlier search with other settings left there is deleted."""
     folder = work_folder(out)
     relevant = {k: v for k, v in dataclasses.asdict(options).items() if k not in _IRRELEVANT}
@@ -157,8 +168,11 @@ def _folder(out: Path, source: Source, options: CompressOptions, recipe: Recipe,
         "model": source.weights_sha256(),
         "data": data,
         "options": relevant,
+        "target": dataclasses.asdict(target),
         "recipe": recipe.to_dict(),
-        "space": dimensions(generates=source.task.generates),  # another edgeport may choose between other things
+        "space": dimensions(
+            generates=source.task.generates, plain=target.plain
+        ),  # another edgeport may choose between other things
     }
     text = json.dumps(settings, indent=2, default=str) + "\n"
     known = folder / _SETTINGS

@@ -23,6 +23,7 @@ NOTHING = "nothing"
 """Of ``prune``."""
 WHOLE = "whole"
 """Of ``vocabulary``."""
+_UNCUT: Choice = {"prune": NOTHING, "recover": 0}
 _CUTS: Mapping[str, tuple[Any, ...]] = {
     "prune": (
         NOTHING,
@@ -32,12 +33,20 @@ _CUTS: Mapping[str, tuple[Any, ...]] = {
     ),
     "recover": (0, 150, 300, 600, 1200, 2400),
 }
+"""``recover`` is how many steps a pruned model learns from the original. Minutes would be another number of steps on
+another machine."""
+_DYNAMIC, _STATIC = "int8 dynamic", "int8 static"
 _READERS: Mapping[str, tuple[Any, ...]] = {
     **_CUTS,
     "vocabulary": (WHOLE, CORPUS),
-    "int8": ("dynamic", "static", "static, smooth"),
+    "precision": (_DYNAMIC, _STATIC, f"{_STATIC}, smooth", "int4"),
     "tables": (8, 4),
     "keep": (0, 1, 2, 4),
+}
+_READERS_ELSEWHERE: Mapping[str, tuple[Any, ...]] = {
+    **_CUTS,
+    "vocabulary": (WHOLE, CORPUS),
+    "precision": ("fp16", "fp32", _STATIC, f"{_STATIC}, smooth"),
 }
 _WRITERS: Mapping[str, tuple[Any, ...]] = {
     **_CUTS,
@@ -47,20 +56,24 @@ _WRITERS: Mapping[str, tuple[Any, ...]] = {
     "tables": (8, 4),
     "keep": (0, 1, 2),
 }
-"""``recover`` is how many steps a pruned model learns from the original. Minutes would be another number of steps on
-another machine. Models that write keep their vocabulary: perplexity counts tokens, and those of a trimmed one are
-others."""
+"""Models that write keep their vocabulary: perplexity counts tokens, and those of a trimmed one are others."""
+_WRITERS_ELSEWHERE: Mapping[str, tuple[Any, ...]] = {**_WRITERS, "bits": ("fp16", "fp32", "int8", "int4")}
 STEPS: tuple[int, ...] = _CUTS["recover"]
 _STEPS_TO_HOLD = 600
 """After which half of a model has caught up with all of it: one of 77 intents lost 0.6 points after 300, none after
 600."""
+_METHOD = "hqq"
+"""Of int4 where a model reads: it needs no samples, and rounds better than to nearest."""
 _SMOOTH = 0.5
 """SmoothQuant's alpha (Xiao et al. 2022 found it to do well almost everywhere)."""
 
 
-def dimensions(*, generates: bool) -> Mapping[str, tuple[Any, ...]]:
-    """Name to values, of models that write or of those that read."""
-    return _WRITERS if generates else _READERS
+def dimensions(*, generates: bool, plain: str) -> Mapping[str, tuple[Any, ...]]:
+    """Name to values, of models that write or of those that read, by the precision that the target likes best: int8 is
+    the CPU's, where ranges may be found at run time."""
+    if plain == "int8":
+        return _WRITERS if generates else _READERS
+    return _WRITERS_ELSEWHERE if generates else _READERS_ELSEWHERE
 
 
 @dataclass(frozen=True)
@@ -75,11 +88,13 @@ class Space:
     steps: int = 0
     """Of distillation that there is time for in a candidate: one of ``STEPS``."""
     minimize: str = "latency"
+    plain: str = "int8"
+    """The precision that the target likes best as a rule."""
 
     @property
     def dimensions(self) -> Mapping[str, tuple[Any, ...]]:
         """Name to values: the same in a search that goes on with more or less time."""
-        return dimensions(generates=self.generates)
+        return dimensions(generates=self.generates, plain=self.plain)
 
     def affordable(self, choice: Choice) -> Choice:
         """The choice with no more distillation than there is time for."""
@@ -87,38 +102,46 @@ class Space:
 
     def known_good(self) -> list[Choice]:
         """What is tried first, in order."""
-        uncut = {"prune": NOTHING, "recover": 0, "keep": 0}
-        cuts = [{"prune": cut, "recover": steps} for cut, steps in self._cuts()]
-        if self.generates:
-            plain = {**uncut, "bits": "int8", "method": "rtn", "block": 128, "tables": 8}
-            four = {**plain, "bits": "int4"}
-            best, *others = [{**four, "method": m, "block": b} for m in ("gptq", "hqq", "awq") for b in (32, 128)]
-            # What was cut stays in memory for a while: the same in fewer bits costs little.
-            cutting = [kind | cut for cut in cuts for kind in (plain, best)]
-            return [plain, best, *cutting, {**best, "tables": 4}, *others]
-        plain = {**uncut, "vocabulary": WHOLE, "int8": "dynamic", "tables": 4}
-        # A trimmed vocabulary is smaller and no faster, and may cost something on words that are rare.
-        trimmed = {**plain, "vocabulary": CORPUS}
-        cutting = [(plain if self.minimize == "latency" else trimmed) | cut for cut in cuts]
-        static = [{**plain, "int8": "static"}, {**plain, "prune": "flops=0.75", "int8": "static"}]
-        first = [plain] if self.minimize == "latency" else [plain, trimmed]
-        return [*first, *cutting, *static, {**plain, "tables": 8}, {**plain, "keep": 2}]
+        return self._good_writers() if self.generates else self._good_readers()
 
-    def _cuts(self) -> Sequence[tuple[str, int]]:
-        """What is cut and for how many steps the rest learns, in the order of what is likely to pay."""
+    def _good_writers(self) -> list[Choice]:
+        plain = {**_UNCUT, "bits": self.plain, "method": "rtn", "block": 128, "tables": 8, "keep": 0}
+        four = {**plain, "bits": "int4"}
+        best, *others = [{**four, "method": m, "block": b} for m in ("gptq", "hqq", "awq") for b in (32, 128)]
+        cutting = [{**kind, **cut} for cut in self._cuts() for kind in (plain, best)]
+        return [plain, best, *cutting, {**best, "tables": 4}, *others]
+
+    def _good_readers(self) -> list[Choice]:
+        on_cpu = self.plain == "int8"
+        more = {"precision": _DYNAMIC, "tables": 4, "keep": 0} if on_cpu else {"precision": self.plain}
+        plain = {**_UNCUT, "vocabulary": WHOLE, **more}
+        # A trimmed vocabulary is smaller and no faster, and may cost something on words that are rare.
+        first = plain if self.minimize == "latency" else {**plain, "vocabulary": CORPUS}
+        other = {**first, "precision": "int4" if on_cpu and self.minimize == "size" else _STATIC}
+        cutting = [{**kind, **cut} for cut in self._cuts() for kind in (first, other)]
+        last = [{**first, "tables": 8}, {**first, "keep": 2}] if on_cpu else []
+        return [plain, *([first] if first != plain else []), other, *cutting, *last]
+
+    def _cuts(self) -> list[Choice]:
+        """What is cut and for how many steps the rest learns, in the order of what is likely to pay. Of each, two kinds
+        of numbers are tried: what was cut stays in memory for a while, and costs little the second time."""
         if not self.steps:  # nothing is learnt: the gentle ones first
-            return [(f"flops={kept}", 0) for kept in (0.75, 0.65, 0.5, 0.85)]
+            return [{"prune": f"flops={kept}", "recover": 0} for kept in (0.75, 0.65, 0.5, 0.85)]
         # Narrower layers lose less than fewer ones, at the same time, once the model has learnt from the original.
         # The first is sure to hold many a budget and needs less to learn; those after it are faster.
+        gentle = min(self.steps, max(_STEPS_TO_HOLD, *(n for n in STEPS if 2 * n <= self.steps)))
         return [
-            ("flops=0.5", min(self.steps, max(_STEPS_TO_HOLD, *(n for n in STEPS if 2 * n <= self.steps)))),
-            ("flops=0.35", self.steps),
-            ("flops=0.25", self.steps),
-            ("flops=0.75", 0),
-            ("layers=1,flops=0.35", self.steps),
-            ("flops=0.65", 0),
-            ("flops=0.65", self.steps),
-            ("flops=0.85", 0),
+            {"prune": cut, "recover": steps}
+            for cut, steps in (
+                ("flops=0.5", gentle),
+                ("flops=0.35", self.steps),
+                ("flops=0.25", self.steps),
+                ("flops=0.75", 0),
+                ("layers=1,flops=0.35", self.steps),
+                ("flops=0.65", 0),
+                ("flops=0.65", self.steps),
+                ("flops=0.85", 0),
+            )
         ]
 
     def recipe(self, choice: Choice) -> Recipe:
@@ -128,16 +151,19 @@ class Space:
             kinds.append(f"vocabulary={choice['vocabulary']}")
         cut = Prune.parse(",".join(kinds)) if kinds else None
         # Where layers go, the others have other numbers: the parts that were measured are not there any more.
-        parts = [] if cut is not None and cut.layers else self.sensitive[: choice["keep"]]
+        parts = [] if cut is not None and cut.layers else self.sensitive[: choice.get("keep", 0)]
         steps = choice["recover"] if choice["prune"] != NOTHING else 0
         same = replace(
             self.base,
             prune=cut,
             recover=Recover(steps=steps) if steps else None,
-            tables=choice["tables"],
+            tables=choice.get("tables", self.base.tables),
             keep_fp32=keep_pattern(parts),
         )
         if self.generates:
             return replace(same, precisions=(choice["bits"],), method=choice["method"], block_size=choice["block"])
-        kind, _, smooth = choice["int8"].partition(", ")
-        return replace(same, precisions=("int8",), quantize=kind, smooth=_SMOOTH if smooth else None)
+        precision, _, how = choice["precision"].partition(" ")
+        if precision != "int8":
+            return replace(same, precisions=(precision,), method=_METHOD)
+        kind, _, smooth = how.partition(", ")
+        return replace(same, precisions=(precision,), quantize=kind, smooth=_SMOOTH if smooth else None)

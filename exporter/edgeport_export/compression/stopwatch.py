@@ -1,4 +1,7 @@
-"""Candidates' times on this machine: each beside plain int8 in turn, and at the end all that count in one run."""
+"""Candidates' times: each beside the plain export in turn, and at the end all that count in one run.
+
+They are measured here, or, for another machine, estimated from what operators take here.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,32 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from edgeport.bundle import Bundle
 from edgeport.errors import ExportError
+from edgeport.session import usable_threads
 from tokenizers import Tokenizer
 
+from edgeport_export.compression.estimate import Estimator, Work
 from edgeport_export.compression.feeds import Feeds
+from edgeport_export.compression.target import Target
 from edgeport_export.compression.timing import Timed, ratio_of, take_turns
-from edgeport_export.compression.workshop import SMALL, Workshop
+from edgeport_export.compression.workshop import SMALL, Workshop, graph_of
 from edgeport_export.decoder_runner import DecoderRunner
-from edgeport_export.graph_io import return_freed_memory
+from edgeport_export.graph_io import OpenBy, return_freed_memory
+from edgeport_export.profile import measure_machine
 from edgeport_export.samples import Batch
 
-__all__ = ["BASELINE", "Stopwatch", "peak_memory"]
+__all__ = ["AGAIN", "PLAIN", "TORCH", "Stopwatch", "peak_memory"]
 
-BASELINE = "int8"
+TORCH = "torch fp32"
+"""The original as it is, on the CPU."""
+PLAIN, AGAIN = "plain export", "plain export again"
+"""The export without a search, and the same once more."""
 _TURNS, _SECONDS = 25, 30.0
 """Beside each candidate, at most."""
 _FINAL_TURNS, _FINAL_SECONDS = 41, 60.0
@@ -40,32 +50,46 @@ class Stopwatch:
     workshop: Workshop
     feeds: Feeds
     original: Path
+    target: Target
     threads: int | None = None
     """Of the processor that the model is for; None for all of this one's."""
     baseline: list[Timed] = field(default_factory=list)
-    """Plain int8's times beside each candidate: how far the machine drifted."""
+    """The plain export's times beside each candidate: how far the machine drifted."""
+
+    @property
+    def plain(self) -> str:
+        """The variant that is exported without a search; fp32 stands in where that was refused."""
+        made = Bundle.open(self.original).manifest.variants
+        return self.target.plain if self.target.plain in made else "fp32"
 
     def beside_baseline(self, bundle: Path) -> tuple[float, Timed]:
-        """How many times as fast as plain int8 a candidate is, and its own times."""
-        models = {
-            BASELINE: self._reads(self.original, self._baseline),
-            SMALL: self._reads(bundle, SMALL),
-        }
-        times = take_turns(models, turns=_TURNS, seconds=_SECONDS)
-        self.baseline.append(times[BASELINE])
-        return ratio_of(times[BASELINE], times[SMALL]).value, times[SMALL]
+        """How many times as fast as the plain export a candidate is, and its own times."""
+        models = {PLAIN: (self.original, self.plain), SMALL: (bundle, SMALL)}
+        if self.target.machine is None:
+            reads = {name: self._reads(*which) for name, which in models.items()}
+            times = take_turns(reads, turns=_TURNS, seconds=_SECONDS)
+        else:
+            times = self.estimated(bundle)
+        self.baseline.append(times[PLAIN])
+        return ratio_of(times[PLAIN], times[SMALL]).value, times[SMALL]
+
+    def estimated(self, bundle: Path) -> dict[str, Timed]:
+        """What the original in fp32, the plain export and ``bundle``'s variant would take on the machine described."""
+        which = {"fp32": (self.original, "fp32"), PLAIN: (self.original, self.plain), SMALL: (bundle, SMALL)}
+        assert self._estimator is not None
+        return self._estimator.take_turns({name: self._recorded(*each) for name, each in which.items()})
 
     def all_together(self, bundle: Path, say: Callable[[str], None] = lambda doing: None) -> dict[str, Timed]:
-        """The original in torch and in fp32, plain int8 twice, and ``bundle``'s variant, in one run.
+        """The original in torch and in fp32, the plain export twice, and ``bundle``'s variant, in one run here.
 
-        The second int8 is the same graph as the first: what the two differ by is the run's noise.
+        The second plain one is the same graph as the first: what the two differ by is the run's noise.
         """
         models: dict[str, list[Callable[[], object]]] = {
-            "torch fp32": [partial(self._torch(), batch) for batch in self.feeds.batches],
+            TORCH: [partial(self._torch(), batch) for batch in self.feeds.batches],
             "fp32": self._reads(self.original, "fp32"),
-            BASELINE: self._reads(self.original, self._baseline),
+            PLAIN: self._reads(self.original, self.plain),
             SMALL: self._reads(bundle, SMALL),
-            f"{BASELINE} again": self._reads(self.original, self._baseline),
+            AGAIN: self._reads(self.original, self.plain),
         }
         with _torch_threads(self.threads):
             times = take_turns(models, turns=_FINAL_TURNS, seconds=_FINAL_SECONDS, say=say)
@@ -73,19 +97,23 @@ class Stopwatch:
         return_freed_memory()
         return times
 
-    @property
-    def _baseline(self) -> str:
-        """fp32 stands in where int8 was refused."""
-        return BASELINE if BASELINE in Bundle.open(self.original).manifest.variants else "fp32"
+    @cached_property
+    def _estimator(self) -> Estimator | None:
+        there = self.target.machine
+        return None if there is None else Estimator(measure_machine(self.threads or usable_threads()), there)
 
-    def _reads(self, bundle: Path, variant: str) -> list[Callable[[], object]]:
+    def _recorded(self, bundle: Path, variant: str) -> Work:
+        return Work(graph_of(bundle, variant), lambda profile: self._reads(bundle, variant, profile))
+
+    def _reads(self, bundle: Path, variant: str, profile: Path | None = None) -> list[Callable[[], object]]:
         """A turn of a bundle's variant: each batch, in the tokens of its own vocabulary."""
         opened, batches = Bundle.open(bundle), self.feeds.batches
         if "vocabulary" in opened.manifest.pruning:
             text = opened.manifest.text
             assert text is not None
             batches = self.feeds.read_by(Tokenizer.from_file(str(opened.path(text.tokenizer))))
-        run = self.workshop.runner(bundle, variant, self.threads)
+        how = OpenBy(self.threads, self.target.provider, profile)
+        run = self.workshop.runner(bundle, variant, how)
         if not isinstance(run, DecoderRunner):
             return [partial(run, batch) for batch in batches]
         return [partial(run.write, batch["input_ids"][0].tolist(), _NEW_TOKENS) for batch in batches]
@@ -119,14 +147,14 @@ _MEASURE = """
 import json, sys, edgeport
 from edgeport.session.memory import peak_rss
 texts = json.loads(sys.stdin.read())
-with edgeport.load(sys.argv[1], variant=sys.argv[2]) as pipe:
+with edgeport.load(sys.argv[1], variant=sys.argv[2], providers=sys.argv[3]) as pipe:
     for text in texts:
         pipe(text)
     print(peak_rss() or 0)
 """
 
 
-def peak_memory(bundle: Path, variant: str, inputs: Sequence[Any]) -> int:
+def peak_memory(bundle: Path, variant: str, provider: str, inputs: Sequence[Any]) -> int:
     """Most bytes that a process takes which loads the variant and answers ``inputs`` one by one.
 
     Raises:
@@ -134,7 +162,7 @@ def peak_memory(bundle: Path, variant: str, inputs: Sequence[Any]) -> int:
     """
     import json
 
-    command = [sys.executable, "-c", _MEASURE, str(bundle), variant]
+    command = [sys.executable, "-c", _MEASURE, str(bundle), variant, provider]
     done = subprocess.run(command, input=json.dumps(list(inputs)), capture_output=True, text=True, check=False)
     if done.returncode:
         raise ExportError(f"{variant} does not run in a process of its own ({done.stderr.strip()[-200:]}).")

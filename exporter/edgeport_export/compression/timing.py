@@ -17,10 +17,10 @@ from time import perf_counter, sleep
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ratio", "Timed", "ratio_of", "take_turns"]
+__all__ = ["SETTLE_SECONDS", "WARM_UP", "Ratio", "Timed", "ratio_of", "take_turns"]
 
 SETTLE_SECONDS = 0.06
-_WARM_UP = 2
+WARM_UP = 2
 _LEAST_TURNS = 7
 
 
@@ -67,7 +67,7 @@ def take_turns(
     """
     for work in models.values():
         sleep(SETTLE_SECONDS)
-        for _ in range(_WARM_UP):
+        for _ in range(WARM_UP):
             for run in work:
                 run()
     found: dict[str, list[float]] = {name: [] for name in models}

@@ -17,6 +17,7 @@ from edgeport.bundle import MANIFEST_NAME, Bundle, BundleWriter
 from edgeport.errors import ValidationError
 
 from edgeport_export import package
+from edgeport_export.graph_io import OpenBy
 from edgeport_export.head import ExportHead
 from edgeport_export.progress import Progress
 from edgeport_export.prune import prune
@@ -27,12 +28,12 @@ from edgeport_export.source import Source
 from edgeport_export.validate import hides_padding
 from edgeport_export.variants import Prepared, make_variant, open_variant, prepare, validation_record
 
-__all__ = ["ORIGINAL", "SMALL", "Workshop", "candidate_name"]
+__all__ = ["ORIGINAL", "SMALL", "Workshop", "candidate_name", "graph_of"]
 
 SMALL = "small"
 """What the chosen variant is called."""
 ORIGINAL = "original"
-"""The folder of the original, in fp32 and in plain int8."""
+"""The folder of the original, in fp32 and as it is exported without a search."""
 
 
 _KEPT = 3
@@ -43,6 +44,12 @@ def candidate_name(recipe: Recipe) -> str:
     """A short name that is the same for the same recipe."""
     text = json.dumps(recipe.to_dict(), sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def graph_of(bundle: Path, variant: str) -> Path:
+    """The file of a bundle's variant."""
+    opened = Bundle.open(bundle)
+    return opened.path(opened.variant(variant).graphs["model"])
 
 
 @dataclass
@@ -59,12 +66,13 @@ class Workshop:
         self._maskable: bool | None = None
 
     def original(self, recipe: Recipe) -> Path:
-        """The bundle of fp32 and of int8 as `edgeport export` makes them; int8 is left out where it is refused.
+        """The bundle of the recipe's precisions as `edgeport export` makes them, under their own names; any but fp32
+        is left out where it is refused.
 
         Raises:
             ValidationError: the fp32 graph is not the original.
         """
-        return self._bundle(ORIGINAL, recipe, {"fp32": "fp32", "int8": "int8"}, needed="fp32")
+        return self._bundle(ORIGINAL, recipe, {name: name for name in recipe.precisions}, needed="fp32")
 
     def beside(self, recipe: Recipe) -> Path:
         """The bundle of the original to ship beside the recipe's variant: in its vocabulary, since they share a
@@ -104,10 +112,9 @@ class Workshop:
         prune(source, recipe, self.progress)
         return prepare(ExportHead(source), source, recipe, self.progress)
 
-    def runner(self, bundle: Path, variant: str, threads: int | None = None) -> Callable[[Batch], object]:
+    def runner(self, bundle: Path, variant: str, how: OpenBy) -> Callable[[Batch], object]:
         """A bundle's variant, opened as the runtime opens it."""
-        opened = Bundle.open(bundle)
-        return open_variant(opened.path(opened.variant(variant).graphs["model"]), self.source, threads)
+        return open_variant(graph_of(bundle, variant), self.source, how)
 
     def at_hand(self, recipe: Recipe) -> bool:
         """Whether the graph that the recipe's variants are made of is in memory."""

@@ -1,7 +1,8 @@
 """Recover what pruning lost, by distillation: the pruned model learns from the original, on the calibration rows.
 
-The loss is the divergence of the outputs, the distance of the hidden states after each layer that is left, and, where
-rows are labelled, the labels'. transformers' Trainer does the rest, on as many devices as accelerate finds.
+The loss is the divergence of the outputs (of sentence embeddings their distance, and that of their cosines), the
+distance of the hidden states after each layer that is left, and, where rows are labelled, the labels'. transformers'
+Trainer does the rest, on as many devices as accelerate finds.
 
 There is time for some epochs at most, so every step counts: no dropout, a high learning rate, rows of like length
 together, and the table of words as it was (most of a small model's numbers, of which a batch has few).
@@ -176,8 +177,7 @@ class _Distil(Trainer):
         self._original = original.to(self.args.device).eval()
         self._names, self._options = head.names, head.options
         self._labels, self._marks = samples.labels, marks
-        # Of sentence embeddings, what they are made of.
-        self._compared = head.outputs if source.sentence_head is None else ("last_hidden_state",)
+        self._outputs, self._sentence_head = head.outputs, source.sentence_head
         self._layers = _counterparts(source)
 
     def compute_loss(
@@ -192,11 +192,17 @@ class _Distil(Trainer):
             wanted = self._original(**read, **self._options, output_hidden_states=True, return_dict=True)
         given = model(**read, **labels, **self._options, output_hidden_states=True, return_dict=True)
         mask = read["attention_mask"] if "attention_mask" in read else torch.ones_like(read["input_ids"])
-        loss = sum(_apart(name, given[name], wanted[name], mask) for name in self._compared)
-        loss = loss + _hidden_apart(given.hidden_states, wanted.hidden_states, self._layers, mask)
+        loss = self._outputs_apart(given, wanted, mask) + _hidden_apart(
+            given.hidden_states, wanted.hidden_states, self._layers, mask
+        )
         if labels:
             loss = loss + _LABELS * given.loss
         return (loss, given) if return_outputs else loss
+
+    def _outputs_apart(self, given: Any, wanted: Any, mask: Tensor) -> Any:
+        if self._sentence_head is None:
+            return sum(_apart(name, given[name], wanted[name], mask) for name in self._outputs)
+        return _embeddings_apart(*(self._sentence_head(r.last_hidden_state, mask) for r in (given, wanted)))
 
 
 def _counterparts(source: Source) -> dict[str, list[int]] | None:
@@ -222,6 +228,13 @@ def _apart(name: str, given: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
     soft = functional.log_softmax(given / _TEMPERATURE, -1), functional.log_softmax(wanted / _TEMPERATURE, -1)
     each = functional.kl_div(*soft, reduction="none", log_target=True).sum(-1) * _TEMPERATURE**2
     return (each * mask).sum() / mask.sum() if each.shape == mask.shape else each.mean()
+
+
+def _embeddings_apart(given: Tensor, wanted: Tensor) -> Tensor:
+    """How far texts' embeddings are from the original's, and their cosines with each other from its."""
+    one, other = functional.normalize(given, dim=-1), functional.normalize(wanted, dim=-1)
+    pairs = max(1, len(one) * (len(one) - 1))
+    return (one - other).square().sum(-1).mean() + (one @ one.T - other @ other.T).square().sum() / pairs
 
 
 def _distance(given: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:

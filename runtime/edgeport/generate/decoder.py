@@ -35,6 +35,7 @@ class GraphSession(Protocol):
 
     input_names: tuple[str, ...]
     input_types: dict[str, str]
+    input_shapes: dict[str, tuple[int | str | None, ...]]
     output_names: tuple[str, ...]
 
     def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
@@ -53,22 +54,21 @@ def cache_shapes(inputs: Mapping[str, Sequence[Any]]) -> CacheShapes:
     return {name: (int(s[1]), int(s[3])) for name, s in inputs.items() if name.startswith("past.") and len(s) == 4}
 
 
-def open_decoder(session: GraphSession, cache: CacheShapes, *, vocab_size: int, context_length: int | None) -> Decoder:
+def open_decoder(session: GraphSession, *, vocab_size: int, context_length: int | None) -> Decoder:
     """A decoder with an empty cache.
 
     Args:
         session: The open graph.
-        cache: Shapes of the graph's past, in its order; empty where it has none.
         vocab_size: Tokens that the logits tell apart.
         context_length: Most tokens of a row, prompt included; None for no limit.
     """
+    cache = cache_shapes(session.input_shapes)
     kind = _Uncached if not cache else _Plugged if "total" in session.input_names else _Appended
     return kind(session, cache, vocab_size, context_length)
 
 
 def decoder_options(manifest: Manifest) -> dict[str, Any]:
-    """What ``open_decoder`` has to be told of a bundle: all its arguments but the session and its graph's cache, in
-    which variants differ where one is pruned.
+    """What ``open_decoder`` has to be told of a bundle: all its arguments but the session.
 
     Raises:
         BundleError: the manifest does not say how many tokens there are.

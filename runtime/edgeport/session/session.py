@@ -16,7 +16,7 @@ from edgeport.session.binding import Binding
 from edgeport.session.cpu import cpu_features, usable_threads
 from edgeport.session.memory import peak_rss, rss
 from edgeport.session.open_graph import all_on, first_line, node_counts, open_graph
-from edgeport.session.providers import Provider, resolve_providers
+from edgeport.session.providers import PROVIDERS, Provider, resolve_providers
 from edgeport.session.report import Report, notable
 from edgeport.session.select import Choice, choose_variant
 
@@ -80,11 +80,16 @@ def open_session(
     return Session(graph, choice, asked, threads, manifest.variants[choice.name].size_bytes)
 
 
-def open_plain_session(path: Path, *, threads: int | None = None) -> Session:
-    """Open a graph that is in no bundle yet, on the CPU."""
+def open_plain_session(
+    path: Path,
+    *,
+    threads: int | None = None,
+    providers: Sequence[Provider] = (PROVIDERS["cpu"],),
+    profile: Path | None = None,
+) -> Session:
+    """Open a graph that is in no bundle yet; arguments and errors are those of ``open_graph``."""
     threads = threads or usable_threads()
-    providers = resolve_providers(None)
-    graph = open_graph(path, providers=providers, threads=threads)
+    graph = open_graph(path, providers=providers, threads=threads, profile=profile)
     return Session(graph, Choice(path.name, "the only one"), providers, threads, path.stat().st_size)
 
 

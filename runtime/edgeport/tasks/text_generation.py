@@ -20,7 +20,6 @@ from edgeport.generate import (
     Decoder,
     GenerationConfig,
     TextStream,
-    cache_shapes,
     decoder_options,
     generate,
     open_decoder,
@@ -317,7 +316,7 @@ class TextGeneration(Pipeline):
         super().close()
 
     def _open(self) -> Decoder:
-        return open_decoder(self._runner, cache_shapes(self._runner.input_shapes), **self._decoder_options)
+        return open_decoder(self._runner, **self._decoder_options)
 
 
 def _is_chat(value: Any) -> bool:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from architectures import tiny_model, tiny_tokenizer
 from decoders import DECODERS, Decoder
-from edgeport.generate import GenerationConfig, cache_shapes, generate, open_decoder
+from edgeport.generate import GenerationConfig, generate, open_decoder
 from edgeport.session import open_plain_session
 from edgeport_export.capture import capture_decoder
 from edgeport_export.decoder_runner import DecoderRunner
@@ -43,8 +43,7 @@ def test_writes_what_transformers_writes(decoder: Decoder, tmp_path: Path) -> No
     ir.save(graph, path)
 
     _check_logits(DecoderRunner(path, source.task_options), source)
-    shapes = cache_shapes({str(v.name): tuple(v.shape) for v in graph.graph.inputs})
-    loop = open_decoder(open_plain_session(path, threads=1), shapes, vocab_size=128, context_length=None)
+    loop = open_decoder(open_plain_session(path, threads=1), vocab_size=128, context_length=None)
     for options in ({}, {"num_beams": 3, "num_return_sequences": 2}):
         config = GenerationConfig(max_new_tokens=TOKENS, eos_token_id=2, **options)
         rows = generate(loop, PROMPTS, config)

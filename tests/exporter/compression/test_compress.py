@@ -21,11 +21,13 @@ import pytest
 import torch
 from edgeport.bundle import Bundle
 from edgeport.cli import main
-from edgeport.errors import UsageError, ValidationError
+from edgeport.errors import ProviderError, UsageError, ValidationError
 from edgeport_export import CompressOptions, CompressResult, Recipe, compress, export, variants
 from edgeport_export.compression import evaluate, pipeline, setup, stopwatch
 from edgeport_export.compression.ship import ship
 from edgeport_export.compression.timing import Timed
+from edgeport_export.graph_io import ON_CPU, OpenBy
+from edgeport_export.profile import Machine, Roofline, describe
 from edgeport_export.quality.outcomes import Loss
 from tiny_models import SPECIAL, make_tokenizer
 from tokenizers import Tokenizer
@@ -138,8 +140,10 @@ def test_where_size_counts_the_vocabulary_is_trimmed(
     assert original.get_vocab_size() - tokenizer.get_vocab_size() == 2
     assert len(turns) == 3
     for models in turns[1:]:  # the same texts in the tokens of each
-        assert models["small"] != models["int8"]
-        assert [tokenizer.decode(ids) for ids in models["small"]] == [original.decode(ids) for ids in models["int8"]]
+        assert models["small"] != models[stopwatch.PLAIN]
+        assert [tokenizer.decode(ids) for ids in models["small"]] == [
+            original.decode(ids) for ids in models[stopwatch.PLAIN]
+        ]
     with edgeport.load(result.path, variant="fp32") as pipe, edgeport.load(result.path, variant="small") as small:
         assert pipe("the boat has left")[0]["label"] == small("the boat has left")[0]["label"]
     with torch.no_grad():
@@ -293,11 +297,11 @@ def test_threads_are_those_that_the_model_will_have(
     tiny_folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[int | None] = []
-    how = variants.runner
+    runner = variants.runner
 
-    def watched(path: Path, outputs: Any, threads: int | None = None) -> Any:
-        opened.append(threads)
-        return how(path, outputs, threads)
+    def watched(path: Path, outputs: Any, how: OpenBy = ON_CPU) -> Any:
+        opened.append(how.threads)
+        return runner(path, outputs, how)
 
     torch_threads: list[int] = []
 
@@ -309,7 +313,7 @@ def test_threads_are_those_that_the_model_will_have(
     monkeypatch.setattr(stopwatch, "take_turns", turns)
     before = torch.get_num_threads()
     report = compress(tiny_folder, tmp_path / "small", _options(rows, trials=1, threads=1)).report
-    assert opened.count(1) == 2 + 4  # beside the candidate, and at the end
+    assert opened.count(1) == 1 + 2 + 4  # whether the target takes it, beside the candidate, and at the end
     assert torch_threads == [before, 1]
     assert torch.get_num_threads() == before
     assert report["machine"]["threads"] == 1
@@ -332,6 +336,26 @@ def test_wrong_calls(tiny_folder: Path, rows: Path, tmp_path: Path, more: dict[s
     with pytest.raises(UsageError, match=words):
         compress(tiny_folder, tmp_path / "small", _options(rows, **more))
     assert not (tmp_path / "small").exists()
+
+
+def test_another_machine_is_estimated_and_that_is_said(tiny_folder: Path, rows: Path, tmp_path: Path) -> None:
+    phone = tmp_path / "phone.toml"
+    phone.write_text(describe("a phone", Machine(2, Roofline(6e10, 2.4e11, 1.5e10), 2e-6)), encoding="utf-8")
+    report = compress(tiny_folder, tmp_path / "small", _options(rows, trials=1, target=str(phone))).report
+    assert report["target"]["machine"]["roofline"]["int8"] == 2.4e11
+    there = report["estimate"]["times_as_fast_as"][stopwatch.PLAIN]["value"]
+    assert (
+        f"On a phone it should be {there:.2f} times as fast as plain int8, which is an estimate." in report["summary"]
+    )
+    assert report["speed"]["times_as_fast_as"][stopwatch.PLAIN]["value"] == 1  # here, by the clock of these tests
+    page = (tmp_path / "small" / "report.html").read_text(encoding="utf-8")
+    assert "as fast as plain int8 on a phone, estimated" in page
+    assert f"--target {phone}" in report["command"]
+
+
+def test_a_provider_that_is_not_here(tiny_folder: Path, rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProviderError, match=r"coreml.*pip install"):
+        compress(tiny_folder, tmp_path / "small", _options(rows, trials=1, target="coreml"))
 
 
 def test_a_search_with_other_settings_begins_anew(tiny_folder: Path, rows: Path, tmp_path: Path) -> None:

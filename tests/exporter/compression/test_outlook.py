@@ -14,7 +14,7 @@ OUTLOOK = Outlook(layers=6, budget=1.0, test_rows=1000)
 
 
 def _choice(prune: str, recover: int = 0, **more: Any) -> Choice:
-    return {"prune": prune, "recover": recover, "int8": "dynamic", **more}
+    return {"prune": prune, "recover": recover, "precision": "int8 dynamic", **more}
 
 
 def _candidate(choice: Choice, loss: float, status: str = COMPLETE) -> Candidate:
@@ -36,7 +36,7 @@ def test_two_that_hold_are_enough_and_what_is_slower_is_not_made() -> None:
     assert OUTLOOK.hopeless(slower, [one, other])
     assert not OUTLOOK.hopeless(faster, [one, other])
     assert not OUTLOOK.hopeless(_choice(NOTHING), [one, other])  # costs nothing to make
-    again = _choice("flops=0.35", 600, int8="static")
+    again = _choice("flops=0.35", 600, precision="int8 static")
     assert not OUTLOOK.hopeless(again, [one, other])  # its cut is there
 
 
@@ -51,7 +51,7 @@ def test_what_cuts_more_than_one_that_lost_too_much_is_not_made() -> None:
         ("layers=1,flops=0.75", 300, False),
     ):
         assert OUTLOOK.hopeless(_choice(prune, steps), [bad]) == hopeless, prune
-    assert not OUTLOOK.hopeless(_choice("layers=2,flops=0.5", 300, int8="static"), [bad])
+    assert not OUTLOOK.hopeless(_choice("layers=2,flops=0.5", 300, precision="int8 static"), [bad])
     assert not OUTLOOK.hopeless(_choice("layers=2,flops=0.5", 300), [_candidate(bad.choice, 0.9)])
     failed = Candidate(0, bad.choice, "x", FAILED, "does not work")
     assert not OUTLOOK.hopeless(_choice("layers=2,flops=0.5", 300), [failed])

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from architectures import tiny_model
-from edgeport.generate import cache_shapes, open_decoder
+from edgeport.generate import open_decoder
 from edgeport.session import open_plain_session
 from edgeport_export.capture import capture_decoder
 from edgeport_export.passes import FINISH, PREPARE, run_passes
@@ -44,9 +44,8 @@ def test_the_last_token_of_the_context_is_rotated_too(tmp_path: Path) -> None:
     assert "position_ids" not in [v.name for v in graph.graph.inputs]
     assert not [n for n in graph.graph if n.op_type == "Split" and "GroupQueryAttention" in str(n.outputs[0].uses())]
     ir.save(graph, tmp_path / "model.onnx")
-    shapes = cache_shapes({str(v.name): tuple(v.shape) for v in graph.graph.inputs})
     session = open_plain_session(tmp_path / "model.onnx", threads=1)
-    loop = open_decoder(session, shapes, vocab_size=128, context_length=CONTEXT)
+    loop = open_decoder(session, vocab_size=128, context_length=CONTEXT)
     tokens = np.random.default_rng(0).integers(3, 128, CONTEXT).tolist()
     with torch.no_grad():
         want = model(input_ids=torch.tensor([tokens])).logits[0].numpy()

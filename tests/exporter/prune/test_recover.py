@@ -36,13 +36,15 @@ def recovered(task: str, texts: Path, recover: Recover | None, layers: int = 0) 
     return source, torch.cat([outputs(head, b) for b in load_calibration(source, recipe).batches()])
 
 
-@pytest.mark.parametrize(("task", "layers"), [("text-classification", 1), ("token-classification", 0)])
+@pytest.mark.parametrize(
+    ("task", "layers"), [("text-classification", 1), ("token-classification", 0), ("sentence-embedding", 0)]
+)
 def test_nearer_to_the_original(task: str, layers: int, texts: Path) -> None:
-    if task == "token-classification":
+    if task != "text-classification":
         texts = texts.with_suffix(".txt")
         texts.write_text("\n".join(f"the train {'and ' * n}hour" for n in range(24)))
-    original = load_source(tiny_model("bert", task, num_hidden_layers=3), Recipe(), tokenizer=tiny_tokenizer())
-    batches = load_calibration(original, Recipe(calibration=str(texts))).batches()
+    original = load_source(tiny_model("bert", task, num_hidden_layers=3), Recipe(task=task), tokenizer=tiny_tokenizer())
+    batches = load_calibration(original, Recipe(task=task, calibration=str(texts))).batches()
     wanted = torch.cat([outputs(ExportHead(original), b) for b in batches])
     _, without = recovered(task, texts, None, layers)
     source, given = recovered(task, texts, Recover(steps=60, batch=8, learning_rate=3e-3), layers)

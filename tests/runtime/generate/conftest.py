@@ -113,12 +113,12 @@ def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     """``open_tiny("llama")``: a real decoder with an empty cache over a tiny exported model of 128 tokens."""
     import onnx_ir as ir
     from architectures import tiny_model
-    from edgeport.generate import cache_shapes, open_decoder
+    from edgeport.generate import open_decoder
     from edgeport.session import open_plain_session
     from edgeport_export.capture import capture_decoder
     from edgeport_export.passes import FINISH, PREPARE, run_passes
 
-    made: dict[str, tuple[Any, Any]] = {}
+    made: dict[str, Any] = {}
 
     def open_(model_type: str) -> Any:
         if model_type not in made:
@@ -127,10 +127,8 @@ def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
             graph = run_passes(run_passes(captured.model, PREPARE), FINISH["fp32"])
             path = tmp_path_factory.mktemp(model_type) / "model.onnx"
             ir.save(graph, path)
-            shapes = cache_shapes({str(v.name): tuple(v.shape) for v in graph.graph.inputs})
-            made[model_type] = open_plain_session(path, threads=1), shapes
-        session, shapes = made[model_type]
-        return open_decoder(session, shapes, vocab_size=128, context_length=128)
+            made[model_type] = open_plain_session(path, threads=1)
+        return open_decoder(made[model_type], vocab_size=128, context_length=128)
 
     return open_
 
