@@ -38,6 +38,7 @@ examples:
   edgeport bench minilm --against torch=sentence-transformers/all-MiniLM-L6-v2
   edgeport bench minilm --original models/minilm --against openvino-int8,optimum-int8,ctranslate2
   edgeport bench minilm --original models/minilm --texts corpus.txt --against sentence-transformers,fastembed
+  edgeport bench minilm --provider cpu --provider openvino
   edgeport bench minilm --variant int8 --batch 1,32 --length 16,64,256 --threads 1
   edgeport bench minilm --json > bench.json
   edgeport bench small --texts texts.txt --against dense,pruned
@@ -77,7 +78,11 @@ def _add_subject(group: Group) -> None:
         "--variant", action="append", default=[], metavar="NAME", help="repeat for several (default: all of the bundle)"
     )
     group.add_argument(
-        "--provider", action="append", default=[], metavar="NAME", help="execution provider, best first; repeatable"
+        "--provider",
+        action="append",
+        default=[],
+        metavar="LIST",
+        help="execution providers, best first, such as cuda,cpu; repeat to measure several beside each other",
     )
     group.add_argument("--threads", type=int, metavar="N", help="default: the cores that this process may use")
     group.add_argument("--cold", action="store_true", help="also time fresh processes up to their first result")

@@ -145,14 +145,18 @@ def _quality(spec: SubjectSpec, options: BenchOptions) -> dict[str, float]:
 
 
 def _reference(specs: Sequence[SubjectSpec]) -> str | None:
-    names = {spec.name for spec in specs}
-    return next((name for name in _ORIGINALS if name in names), None) if len(names) > 1 else None
+    return _first([spec.name for spec in specs], _ORIGINALS) if len(specs) > 1 else None
 
 
 def _baseline(specs: Sequence[SubjectSpec]) -> str | None:
     """What speed is compared with: the original, or else the first peer."""
     names = [spec.name for spec in specs if spec.is_peer or spec.name == "torch"]
-    return next((name for name in _ORIGINALS if name in names), names[0] if names else None)
+    return _first(names, _ORIGINALS) or next(iter(names), None)
+
+
+def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """The subject that is called as the first of ``wanted``, on whatever provider."""
+    return next((name for want in wanted for name in names if name.partition(" on ")[0] == want), None)
 
 
 def _settings(options: BenchOptions, threads: int, workload: Workload) -> dict[str, object]:

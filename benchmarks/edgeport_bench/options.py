@@ -23,7 +23,7 @@ class BenchOptions:
     variants: tuple[str, ...] = ()
     """All of the bundle's where empty."""
     providers: tuple[str, ...] = ()
-    """Short names, best first; the machine's choice where empty."""
+    """Each is measured: short names, best first, with commas between; the CPU where empty."""
     threads: int | None = None
     """The processors that this process may use, where left out."""
     batches: tuple[int, ...] = ()

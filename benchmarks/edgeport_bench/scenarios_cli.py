@@ -44,9 +44,11 @@ def run_scenarios(
         raise UsageError(f"--scenario is for models that read, and {model!r} is for {WRITING}: leave it out.")
     texts = sample_sentences() if options.texts is None else read_texts(options.texts)
     found = []
+    if len(options.providers) > 1:
+        raise UsageError(f"--scenario runs on one provider, and these are {len(options.providers)}: name one.")
     for variant in options.variants or tuple(bundle.manifest.variants):
         with edgeport.load(
-            model, variant=variant, providers=options.providers or None, threads=options.threads
+            model, variant=variant, providers=next(iter(options.providers), None), threads=options.threads
         ) as pipe:
             found += [
                 run_scenario(

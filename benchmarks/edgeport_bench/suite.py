@@ -9,6 +9,7 @@ model = "minilm"               # as on the command line; paths are relative to t
 against = "openvino-int8"
 length = [16, 128]
 threads = [1, 2]               # one result for each: short-1, short-2
+provider = ["cpu", "cuda,cpu"] # beside each other in the same result
 """
 
 from __future__ import annotations

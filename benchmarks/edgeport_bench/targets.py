@@ -5,9 +5,10 @@ Each becomes a ``Target``: the subjects that it consists of, the original behind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgeport.bundle import Bundle
 from edgeport.errors import UsageError
@@ -50,7 +51,7 @@ def open_target(
         path: A bundle's folder, an ONNX file, or a Hugging Face model's folder or hub id.
         original: Folder or hub id of the model that it was made of, where it is not what the bundle names.
         variants: Of a bundle; all where empty.
-        providers: Short names, best first; the machine's choice where empty.
+        providers: Each is measured: short names, best first, with commas between; the CPU where empty.
         threads: Of every subject.
         reads_texts: Whether the subjects tokenize, too.
 
@@ -89,11 +90,11 @@ def _bundle(
     if len(set(names)) != len(names):
         raise UsageError(f"variants are {', '.join(names)}: name each once.")
     kind = "bundle-writer" if manifest.task == WRITING else "bundle-pipeline" if reads_texts else "bundle"
-    shared = {"path": str(bundle.root), "providers": list(providers) or None, "threads": threads}
+    shared = {"path": str(bundle.root), "threads": threads}
     return Target(
         manifest.source.id,
         manifest.task,
-        tuple(SubjectSpec(name, kind, {**shared, "variant": name}) for name in names),
+        tuple(spec for name in names for spec in _on_each(name, kind, {**shared, "variant": name}, providers)),
         bundle_inputs(bundle),
         Original(
             original or manifest.source.id,
@@ -110,17 +111,24 @@ def _graph(path: Path, original: str | None, providers: Sequence[str], threads: 
     found = read_original(original) if original else None
     options = {
         "path": str(path.resolve()),
-        "providers": list(providers) or None,
         "threads": threads,
         "outputs": list(found[0].outputs) if found else None,
     }
     return Target(
         path.name,
         found[0].task if found else "",
-        (SubjectSpec(path.stem, "onnx", options),),
+        tuple(_on_each(path.stem, "onnx", options, providers)),
         found[1] if found else read_graph_inputs(path),
         found[0] if found else None,
     )
+
+
+def _on_each(name: str, kind: str, options: Mapping[str, Any], providers: Sequence[str]) -> Iterator[SubjectSpec]:
+    """A subject for each of the providers; where there are several, one that refuses does not end the others."""
+    several = len(providers) > 1
+    for provider in providers or [None]:
+        label = f"{name} on {provider}" if several else name
+        yield SubjectSpec(label, kind, {**options, "providers": provider}, is_peer=several)
 
 
 def _refuse(values: Sequence[str], option: str, what: str) -> None:

@@ -193,3 +193,12 @@ def test_a_bundle_for_something_else_is_no_peer(tiny_bundle: Path, tmp_path: Pat
     (other / "edgeport.json").write_text(json.dumps({**manifest, "task": "feature-extraction"}))
     with pytest.raises(UsageError, match="is for feature-extraction, what is measured for sentence-embedding"):
         bench(tiny_bundle, BenchOptions(against=str(other), seconds=0.01))
+
+
+def test_each_provider_is_a_subject_and_one_that_is_absent_ends_nothing(tiny_bundle: Path) -> None:
+    options = BenchOptions(variants=("fp32",), providers=("cpu", "coreml"), batches=(1,), lengths=(5,), seconds=0.02)
+    report = bench(tiny_bundle, options)
+    assert [s.name for s in report.subjects] == ["fp32 on cpu"]
+    ((name, why),) = [(r.subject, r.reason) for r in report.refusals]
+    assert name == "fp32 on coreml"
+    assert "'coreml' is not in this onnxruntime" in why

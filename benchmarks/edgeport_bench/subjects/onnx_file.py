@@ -46,7 +46,7 @@ def open_subject(options: Mapping[str, Any]) -> OnnxFile:
     return OnnxFile(Path(options["path"]), options)
 
 
-def _providers(names: list[str] | None) -> list[str]:
+def _providers(names: str | None) -> list[str]:
     found = [provider.onnxruntime_name for provider in resolve_providers(names)]
     absent = set(found) - set(onnxruntime.get_available_providers())
     if absent:
