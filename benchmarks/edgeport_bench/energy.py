@@ -1,4 +1,4 @@
-"""Energy, where the machine tells it: of processor packages by RAPL (Linux, often to root alone), of NVIDIA's GPUs by NVML."""
+"""Energy, where the machine tells it: of processor packages by RAPL (Linux, often to root alone), of GPUs by NVML."""
 
 from __future__ import annotations
 

@@ -120,6 +120,10 @@ class Search:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 repeats += 1
                 continue
+            if choice != asked:  # what was asked costs more than there is time for: Optuna is to learn of what is made
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                study.enqueue_trial(dict(choice))
+                continue
             known.add(name)
             count -= 1
             yield trial, choice

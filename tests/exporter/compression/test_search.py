@@ -115,6 +115,16 @@ class _Narrow(Space):
         return [{name: values[0] for name, values in self.dimensions.items()}]
 
 
+def test_optuna_learns_of_what_is_made(tmp_path: Path) -> None:
+    short = dataclasses.replace(SPACE, steps=150)
+    world = _World()
+    search = Search(tmp_path, short, 1, "latency", world.evaluate, world.measure)
+    found = search.run(trials=40, until=perf_counter() + 60, say=lambda text: None)
+    assert any(c.choice["recover"] == 150 for c in found[len(short.known_good()) :])
+    told = [t for t in search._study().get_trials(deepcopy=False) if "candidate" in t.user_attrs]
+    assert [t.params for t in told] == [c.choice for c in found]
+
+
 def test_a_space_that_is_used_up_ends(tmp_path: Path) -> None:
     small = _Narrow(Recipe(), generates=False, sensitive=["a"])
 
