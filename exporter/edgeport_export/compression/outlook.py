@@ -52,16 +52,21 @@ class Outlook:
         return faster >= _ENOUGH and _structure(choice) not in made
 
     def _lossy(self, choice: Choice, found: Sequence[Candidate]) -> bool:
+        """Whether what cuts less has lost too much, or, with half the learning, is not expected to hold: cuts between
+        the two come first, since there is time for few."""
         return any(
-            c.loss.value > self.budget and self._gentler(c.choice, choice)
+            (c.loss.value > self.budget and self._gentler(c.choice, choice))
+            or (c.expected_high(self.test_rows) > self.budget and self._gentler(c.choice, choice, learnt=0.5))
             for c in found
             if c.status != FAILED and c.loss is not None
         )
 
-    def _gentler(self, one: Choice, other: Choice) -> bool:
-        """Whether ``one`` cuts no more than ``other``, in each way to cut, learns no less, and is the same else."""
+    def _gentler(self, one: Choice, other: Choice, *, learnt: float = 1.0) -> bool:
+        """Whether ``one`` cuts no more than ``other``, in each way to cut, learns that share of the steps or more, and
+        is the same else."""
         here, there = self._cut(one), self._cut(other)
-        gentler = here[0] <= there[0] and here[1] >= there[1] and one.get("recover", 0) >= other.get("recover", 0)
+        steps = one.get("recover", 0) >= learnt * other.get("recover", 0)
+        gentler = here[0] <= there[0] and here[1] >= there[1] and steps
         return gentler and all(one[name] == other[name] for name in one if name not in ("prune", "recover"))
 
     def _cut(self, choice: Choice) -> tuple[float, float]:

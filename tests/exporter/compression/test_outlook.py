@@ -46,13 +46,18 @@ def test_what_cuts_more_than_one_that_lost_too_much_is_not_made() -> None:
         ("layers=1,flops=0.35", 300, True),
         ("layers=2,flops=0.5", 300, True),
         ("layers=2,flops=0.5", 0, True),
-        ("layers=2,flops=0.5", 600, False),  # may learn more
+        ("layers=2,flops=0.5", 600, True),
+        ("layers=2,flops=0.5", 1200, False),  # may learn more
         ("flops=0.35", 300, False),  # has all its layers
         ("layers=1,flops=0.75", 300, False),
     ):
         assert OUTLOOK.hopeless(_choice(prune, steps), [bad]) == hopeless, prune
     assert not OUTLOOK.hopeless(_choice("layers=2,flops=0.5", 300, precision="int8 static"), [bad])
-    assert not OUTLOOK.hopeless(_choice("layers=2,flops=0.5", 300), [_candidate(bad.choice, 0.9)])
+    near = _candidate(bad.choice, 0.9)  # its interval ends beyond the budget
+    assert OUTLOOK.hopeless(_choice("layers=2,flops=0.5", 600), [near])
+    assert not OUTLOOK.hopeless(_choice("layers=2,flops=0.5", 1200), [near])
+    assert not OUTLOOK.hopeless(_choice("flops=0.65", 600), [near])
+    assert not OUTLOOK.hopeless(_choice("layers=2,flops=0.5", 300), [_candidate(bad.choice, 0.7)])
     failed = Candidate(0, bad.choice, "x", FAILED, "does not work")
     assert not OUTLOOK.hopeless(_choice("layers=2,flops=0.5", 300), [failed])
 
