@@ -38,6 +38,12 @@ class Runs:
     """By run, of all threads together."""
 
 
+def _environment(spec: SubjectSpec) -> dict[str, str]:
+    """This process's own; compiled modules are kept, as after an installation, or each start would compile them."""
+    found = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return found if spec.python is None else {**found, "HF_HUB_OFFLINE": "1"}
+
+
 class Worker:
     """A subject in a process of its own. A context manager: leaving it ends the process."""
 
@@ -51,7 +57,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._messages,
-            env=os.environ if spec.python is None else {**os.environ, "HF_HUB_OFFLINE": "1"},
+            env=_environment(spec),
             text=True,
             encoding="utf-8",
         )

@@ -23,9 +23,12 @@ def test_importing_edgeport_brings_nothing_heavy() -> None:
         text=True,
         check=True,
     )
-    modules = {name.partition(".")[0] for name in json.loads(result.stdout)}
+    loaded = json.loads(result.stdout)
+    modules = {name.partition(".")[0] for name in loaded}
     assert "numpy" in modules
     assert not modules & HEAVY
+    assert "edgeport.bundle.reader" in loaded
+    assert "edgeport.bundle.writer" not in loaded
     assert not modules & {"onnxruntime", "tokenizers"}, "these are slow to import, so they come with the first bundle"
 
 

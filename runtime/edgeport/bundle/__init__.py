@@ -1,5 +1,9 @@
 """The bundle format: manifest (what it says), reader (open and check), writer (all or nothing)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from edgeport.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA,
@@ -11,7 +15,9 @@ from edgeport.bundle.manifest import (
     Variant,
 )
 from edgeport.bundle.reader import Bundle
-from edgeport.bundle.writer import BundleWriter, check_target
+
+if TYPE_CHECKING:
+    from edgeport.bundle.writer import BundleWriter, check_target
 
 __all__ = [
     "MANIFEST_NAME",
@@ -26,3 +32,12 @@ __all__ = [
     "Variant",
     "check_target",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The writer on first use: whoever runs a bundle needs none, and it costs as much to import as the reader."""
+    if name not in ("BundleWriter", "check_target"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from edgeport.bundle import writer
+
+    return getattr(writer, name)
