@@ -46,8 +46,9 @@ _READERS: Mapping[str, tuple[Any, ...]] = {
 _READERS_ELSEWHERE: Mapping[str, tuple[Any, ...]] = {
     **_CUTS,
     "vocabulary": (WHOLE, CORPUS),
-    "precision": ("fp16", "fp32", _STATIC, f"{_STATIC}, smooth"),
+    "precision": ("fp16", "fp32"),
 }
+"""int8 of models that read is made of operators that onnxruntime has for the CPU."""
 _WRITERS: Mapping[str, tuple[Any, ...]] = {
     **_CUTS,
     "bits": ("int8", "int4"),
@@ -117,10 +118,12 @@ class Space:
         plain = {**_UNCUT, "vocabulary": WHOLE, **more}
         # A trimmed vocabulary is smaller and no faster, and may cost something on words that are rare.
         first = plain if self.minimize == "latency" else {**plain, "vocabulary": CORPUS}
-        other = {**first, "precision": "int4" if on_cpu and self.minimize == "size" else _STATIC}
-        cutting = [{**kind, **cut} for cut in self._cuts() for kind in (first, other)]
-        last = [{**first, "tables": 8}, {**first, "keep": 2}] if on_cpu else []
-        return [plain, *([first] if first != plain else []), other, *cutting, *last]
+        kinds, last = [first], []
+        if on_cpu:
+            kinds += [{**first, "precision": "int4" if self.minimize == "size" else _STATIC}]
+            last = [{**first, "tables": 8}, {**first, "keep": 2}]
+        cutting = [{**kind, **cut} for cut in self._cuts() for kind in kinds]
+        return [*([plain] if plain != first else []), *kinds, *cutting, *last]
 
     def _cuts(self) -> list[Choice]:
         """What is cut and for how many steps the rest learns, in the order of what is likely to pay. Of each, two kinds
