@@ -126,7 +126,7 @@ def _graph(path: Path, original: str | None, providers: Sequence[str], threads: 
 def _on_each(name: str, kind: str, options: Mapping[str, Any], providers: Sequence[str]) -> Iterator[SubjectSpec]:
     """A subject for each of the providers; where there are several, one that refuses does not end the others."""
     several = len(providers) > 1
-    for provider in providers or [None]:
+    for provider in providers or (None,):
         label = f"{name} on {provider}" if several else name
         yield SubjectSpec(label, kind, {**options, "providers": provider}, is_peer=several)
 

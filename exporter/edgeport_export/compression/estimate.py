@@ -1,34 +1,24 @@
-"""How long graphs would take on another machine: what each operator takes here, by what the two machines can do.
+"""How long a graph would take on another machine: what it takes here, times a factor.
 
-A product takes as much longer as the roofline allows it less. Whatever else there is to do works in the caches, and
-goes with the processor's fp32. What an operator takes that has nothing to do comes before that.
+The factor weighs each operator by what it takes here. A product goes with the rooflines of the two machines, whatever
+else there is to do works in the caches and goes with the processor's fp32, and what an operator takes that has nothing
+to do comes before that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import sleep
 
 import numpy as np
 
-from edgeport_export.compression.timing import SETTLE_SECONDS, WARM_UP, Timed
 from edgeport_export.profile import Machine, OperatorRun, node_weights, read_profile
 
-__all__ = ["Estimator", "Work"]
+__all__ = ["Estimator", "record"]
 
-_ROUNDS = 9
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a model does in a turn."""
-
-    graph: Path
-    open: Callable[[Path], Sequence[Callable[[], object]]]
-    """Opens the graph so that it records what its operators take, in files that begin as told; calls, one a batch."""
+_WARM_UP, _ROUNDS = 2, 5
 
 
 @dataclass(frozen=True)
@@ -38,29 +28,36 @@ class Estimator:
     here: Machine
     there: Machine
 
-    def seconds(self, ran: OperatorRun) -> float:
-        """What an operator would take there."""
-        here, there = self.here.roofline, self.there.roofline
-        slower = ran.least(there) / ran.least(here) if ran.operations else here.fp32 / there.fp32
-        return self.there.operator + max(0.0, ran.seconds - self.here.operator) * slower
+    def factor(self, ran: Sequence[OperatorRun]) -> float:
+        """How many times as long there as here, after what ran here."""
+        # What the quickest takes is the recording's own time and an operator with nothing to do.
+        least = min(operator.seconds for operator in ran)
+        work = [(operator.seconds - least, self._slower(operator)) for operator in ran]
+        here = len(ran) * self.here.operator + sum(seconds for seconds, _ in work)
+        return (len(ran) * self.there.operator + sum(seconds * slower for seconds, slower in work)) / here
 
-    def take_turns(self, models: Mapping[str, Work]) -> dict[str, Timed]:
-        """Milliseconds a batch there, from runs here that take turns."""
-        with TemporaryDirectory() as folder:
-            opened = {name: work.open(Path(folder) / f"{n}-") for n, (name, work) in enumerate(models.items())}
-            batches = {name: len(runs) for name, runs in opened.items()}
-            for _ in range(WARM_UP + _ROUNDS):
-                for runs in opened.values():
-                    sleep(SETTLE_SECONDS)
-                    for run in runs:
-                        run()
-            del run, runs, opened  # onnxruntime writes what it has recorded when a session ends
-            return {
-                name: self._timed(next(Path(folder).glob(f"{n}-*")), work.graph, batches[name])
-                for n, (name, work) in enumerate(models.items())
-            }
+    def _slower(self, ran: OperatorRun) -> float:
+        if not ran.operations:
+            return self.here.roofline.fp32 / self.there.roofline.fp32
+        return ran.least(self.there.roofline) / ran.least(self.here.roofline)
 
-    def _timed(self, profile: Path, graph: Path, batches: int) -> Timed:
-        each = np.array([self.seconds(ran) for ran in read_profile(profile, node_weights(graph))])
-        rounds = each.reshape(WARM_UP + _ROUNDS, -1).sum(axis=1)[WARM_UP:]
-        return Timed(tuple((rounds * 1e3 / batches).tolist()))
+
+def record(graph: Path, open_by: Callable[[Path], Sequence[Callable[[], object]]]) -> list[OperatorRun]:
+    """What the operators of a graph take, the median of some rounds.
+
+    Args:
+        graph: The file.
+        open_by: Opens it so that onnxruntime writes what operators take, into a file that begins as told; gives what a
+            round calls.
+    """
+    with TemporaryDirectory() as folder:
+        runs = list(open_by(Path(folder) / "profile"))
+        for _ in range(_WARM_UP + _ROUNDS):
+            for run in runs:
+                run()
+        del run, runs  # onnxruntime writes the file when the session ends
+        (profile,) = Path(folder).iterdir()
+        ran = read_profile(profile, node_weights(graph))
+    seconds = np.array([operator.seconds for operator in ran]).reshape(_WARM_UP + _ROUNDS, -1)
+    medians = np.median(seconds[_WARM_UP:], axis=0)
+    return [replace(operator, seconds=float(s)) for operator, s in zip(ran[-len(medians) :], medians, strict=True)]

@@ -75,7 +75,7 @@ def compress(
     out, recipe, progress = Path(out), recipe or Recipe(), progress or Progress(show=False)
     check_target(out, force=force)
     setup = set_up(model, out, options, recipe, progress, tokenizer)
-    watch = Stopwatch(setup.workshop, setup.feeds, setup.original, setup.target, options.threads)
+    watch = Stopwatch(setup.workshop, setup.feeds, setup.original, setup.target, setup.target.threads(options.threads))
     until = start + options.seconds * (1 - _FOR_THE_END)
     with (
         progress.stage("search", "Search") as say,
@@ -94,7 +94,7 @@ def compress(
         with progress.stage("time", f"Time it beside torch and plain {watch.plain}") as say:
             bundle = setup.bundle(best.candidate.name)
             times = watch.all_together(bundle, say)
-            estimated = watch.estimated(bundle) if setup.target.machine is not None else {}
+            estimated = watch.elsewhere(times, bundle)
     seconds = {**progress.seconds, "all": round(perf_counter() - start, 1)}
     report = make_report(
         setup, str(model), candidates, decision, Times(times, estimated, watch.baseline, watch.plain), seconds

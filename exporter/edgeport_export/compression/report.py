@@ -83,7 +83,7 @@ def make_report(
         "timed": {"says": setup.feeds.says, "lengths": list(setup.feeds.lengths)},
         "machine": {
             **package.machine(),
-            "threads": setup.options.threads or usable_threads(),
+            "threads": setup.target.threads(setup.options.threads) or usable_threads(),
             "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         },
         "versions": installed_versions(_PACKAGES),

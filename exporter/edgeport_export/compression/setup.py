@@ -133,7 +133,9 @@ def set_up(
     progress.note(f"{judge.says} {len(parts.search)} rows to search, {len(parts.test)} others to judge by at the end.")
     workshop = Workshop(source, folder / "candidates", progress)
     original = workshop.original(replace(base, precisions=tuple(dict.fromkeys(("fp32", target.plain)))))
-    workshop.runner(original, "fp32", OpenBy(options.threads, target.provider))  # or every candidate would say it
+    workshop.runner(
+        original, "fp32", OpenBy(target.threads(options.threads), target.provider)
+    )  # or every candidate would say it
     with progress.stage("sensitivity", "See what int8 does to each part"):
         sensed = _sensitivity(workshop, original, base, feeds, folder)
     step = _step_seconds(source, base, folder)

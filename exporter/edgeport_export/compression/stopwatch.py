@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -20,7 +20,7 @@ from edgeport.errors import ExportError
 from edgeport.session import usable_threads
 from tokenizers import Tokenizer
 
-from edgeport_export.compression.estimate import Estimator, Work
+from edgeport_export.compression.estimate import Estimator, record
 from edgeport_export.compression.feeds import Feeds
 from edgeport_export.compression.target import Target
 from edgeport_export.compression.timing import Timed, ratio_of, take_turns
@@ -57,6 +57,7 @@ class Stopwatch:
     """Of the processor that the model is for; None for all of this one's."""
     baseline: list[Timed] = field(default_factory=list)
     """The plain export's times beside each candidate: how far the machine drifted."""
+    _factors: dict[tuple[Path, str], float] = field(default_factory=dict)
 
     @property
     def plain(self) -> str:
@@ -66,20 +67,19 @@ class Stopwatch:
 
     def beside_baseline(self, bundle: Path) -> tuple[float, Timed]:
         """How many times as fast as the plain export a candidate is, and its own times."""
-        models = {PLAIN: (self.original, self.plain), SMALL: (bundle, SMALL)}
-        if self.target.machine is None:
-            reads = {name: self._reads(*which) for name, which in models.items()}
-            times = take_turns(reads, turns=_TURNS, seconds=_SECONDS)
-        else:
-            times = self.estimated(bundle)
+        models = {PLAIN: self._reads(self.original, self.plain), SMALL: self._reads(bundle, SMALL)}
+        times = take_turns(models, turns=_TURNS, seconds=_SECONDS)
+        del models
+        times = self.elsewhere(times, bundle) or times
         self.baseline.append(times[PLAIN])
         return ratio_of(times[PLAIN], times[SMALL]).value, times[SMALL]
 
-    def estimated(self, bundle: Path) -> dict[str, Timed]:
-        """What the original in fp32, the plain export and ``bundle``'s variant would take on the machine described."""
+    def elsewhere(self, times: Mapping[str, Timed], bundle: Path) -> dict[str, Timed]:
+        """What the ONNX graphs among ``times`` would take on the machine that was described; empty where none was."""
+        if self._estimator is None:
+            return {}
         which = {"fp32": (self.original, "fp32"), PLAIN: (self.original, self.plain), SMALL: (bundle, SMALL)}
-        assert self._estimator is not None
-        return self._estimator.take_turns({name: self._recorded(*each) for name, each in which.items()})
+        return {name: times[name].times(self._factor(*which[name])) for name in which if name in times}
 
     def all_together(self, bundle: Path, say: Callable[[str], None] = lambda doing: None) -> dict[str, Timed]:
         """The original in torch and in fp32, the plain export twice, and ``bundle``'s variant, in one run here.
@@ -104,9 +104,13 @@ class Stopwatch:
         there = self.target.machine
         return None if there is None else Estimator(measure_machine(self.threads or usable_threads()), there)
 
-    def _recorded(self, bundle: Path, variant: str) -> Work:
-        step = _THINNED if self.workshop.source.task.generates else 1
-        return Work(graph_of(bundle, variant), lambda profile: self._reads(bundle, variant, profile)[::step])
+    def _factor(self, bundle: Path, variant: str) -> float:
+        assert self._estimator is not None
+        if (bundle, variant) not in self._factors:
+            step = _THINNED if self.workshop.source.task.generates else 1
+            ran = record(graph_of(bundle, variant), lambda profile: self._reads(bundle, variant, profile)[::step])
+            self._factors[bundle, variant] = self._estimator.factor(ran)
+        return self._factors[bundle, variant]
 
     def _reads(self, bundle: Path, variant: str, profile: Path | None = None) -> list[Callable[[], object]]:
         """A turn of a bundle's variant: each batch, in the tokens of its own vocabulary."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeport.session import resolve_providers
+from edgeport.session import resolve_providers, usable_threads
 
 from edgeport_export.profile import Machine, read_description
 
@@ -29,6 +29,12 @@ class Target:
     def plain(self) -> str:
         """The precision that candidates are timed beside: what is fastest there as a rule, without a search."""
         return resolve_providers(self.provider)[0].precisions[0]
+
+    def threads(self, asked: int | None) -> int | None:
+        """Threads that models are timed with here: as many as they will have, as far as this machine has them."""
+        if asked is not None or self.machine is None:
+            return asked
+        return min(self.machine.threads, usable_threads())
 
 
 def parse_target(text: str) -> Target:

@@ -17,10 +17,10 @@ from time import perf_counter, sleep
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SETTLE_SECONDS", "WARM_UP", "Ratio", "Timed", "ratio_of", "take_turns"]
+__all__ = ["Ratio", "Timed", "ratio_of", "take_turns"]
 
-SETTLE_SECONDS = 0.06
-WARM_UP = 2
+_SETTLE_SECONDS = 0.06
+_WARM_UP = 2
 _LEAST_TURNS = 7
 
 
@@ -33,6 +33,10 @@ class Timed:
     @property
     def milliseconds(self) -> float:
         return float(np.median(self.turns))
+
+    def times(self, factor: float) -> Timed:
+        """What it would be on something that takes so many times as long."""
+        return Timed(tuple(factor * turn for turn in self.turns))
 
     @property
     def spread(self) -> float:
@@ -66,8 +70,8 @@ def take_turns(
         say: Is told what is being done.
     """
     for work in models.values():
-        sleep(SETTLE_SECONDS)
-        for _ in range(WARM_UP):
+        sleep(_SETTLE_SECONDS)
+        for _ in range(_WARM_UP):
             for run in work:
                 run()
     found: dict[str, list[float]] = {name: [] for name in models}
@@ -77,7 +81,7 @@ def take_turns(
             break
         say(f"turn {number + 1} of {turns}")
         for name in chance.sample(list(models), len(models)):
-            sleep(SETTLE_SECONDS)
+            sleep(_SETTLE_SECONDS)
             models[name][0]()  # wakes its threads, and does not count
             found[name].append(_turn(models[name]))
     return {name: Timed(tuple(times)) for name, times in found.items()}

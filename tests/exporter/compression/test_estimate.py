@@ -8,85 +8,90 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from edgeport.errors import UsageError
 from edgeport.session import open_graph
-from edgeport_export.compression.estimate import Estimator, Work
-from edgeport_export.profile import Machine, OperatorRun, Roofline
+from edgeport_export.compression.estimate import Estimator, record
+from edgeport_export.compression.target import parse_target
+from edgeport_export.profile import Machine, OperatorRun, Roofline, describe, read_description
 from onnx import TensorProto, helper, numpy_helper
 
 HERE = Machine(2, Roofline(fp32=1e9, int8=4e9, bandwidth=1e9), operator=1e-6)
-FP32 = OperatorRun("a", "MatMul", seconds=3e-3 + 1e-6, operations=2e6, read=1e3)
-INT8 = OperatorRun("b", "MatMulInteger", seconds=2e-3 + 1e-6, operations=4e6, read=1e3)
-READS = OperatorRun("c", "MatMul", seconds=2e-3 + 1e-6, operations=1e3, read=1e6)
-OTHER = OperatorRun("d", "LayerNormalization", seconds=5e-4 + 1e-6, operations=0, read=1e3)
-TINY = OperatorRun("e", "Add", seconds=5e-7, operations=0, read=8)
+RECORDING = 5e-6
+"""What each operator takes longer because it is recorded."""
 
 
-def _there(**roofline: float) -> Machine:
-    return Machine(1, Roofline(**{"fp32": 1e9, "int8": 4e9, "bandwidth": 1e9, **roofline}), 1e-6)
+def _ran(kind: str, seconds: float, operations: float, read: float) -> OperatorRun:
+    return OperatorRun("a", kind, seconds + RECORDING, operations, read)
 
 
-def test_on_the_same_machine_it_takes_what_it_takes() -> None:
-    for ran in (FP32, INT8, READS, OTHER):
-        assert Estimator(HERE, HERE).seconds(ran) == pytest.approx(ran.seconds)
-    assert Estimator(HERE, HERE).seconds(TINY) == HERE.operator  # what the clock cannot tell
+FP32 = _ran("MatMul", 3e-3, operations=2e6, read=1e3)
+INT8 = _ran("MatMulInteger", 2e-3, operations=4e6, read=1e3)
+READS = _ran("MatMul", 2e-3, operations=1e3, read=1e6)
+OTHER = _ran("LayerNormalization", 5e-4, operations=0, read=1e3)
+TINY = _ran("Add", 0, operations=0, read=8)
+
+
+def _there(operator: float = 1e-6, **roofline: float) -> Machine:
+    return Machine(1, Roofline(**{"fp32": 1e9, "int8": 4e9, "bandwidth": 1e9, **roofline}), operator)
+
+
+def _factor(there: Machine, *ran: OperatorRun) -> float:
+    return Estimator(HERE, there).factor([*ran, TINY])
 
 
 @pytest.mark.parametrize(
-    ("there", "seconds"),
+    ("there", "factors"),
     [
-        (_there(int8=1e9), (3e-3, 8e-3, 2e-3, 5e-4)),
-        (_there(fp32=5e8), (6e-3, 2e-3, 2e-3, 1e-3)),
-        (_there(bandwidth=1e8), (3e-3, 2e-3, 2e-2, 5e-4)),
-        (_there(bandwidth=1e5), (1.5e-2, 2e-2, 2e1, 5e-4)),  # where memory is the limit, of all products
+        (HERE, (1, 1, 1, 1)),
+        (_there(int8=1e9), (1, 4, 1, 1)),
+        (_there(fp32=5e8), (2, 1, 1, 2)),
+        (_there(bandwidth=1e8), (1, 1, 10, 1)),
+        (_there(bandwidth=1e5), (5, 10, 1e4, 1)),  # where memory is the limit of all products
+        (_there(fp32=2e9, int8=8e9, bandwidth=2e9), (0.5, 0.5, 0.5, 0.5)),
     ],
 )
-def test_a_product_goes_with_what_limits_it(there: Machine, seconds: tuple[float, ...]) -> None:
-    found = [Estimator(HERE, there).seconds(ran) - there.operator for ran in (FP32, INT8, READS, OTHER)]
-    assert found == pytest.approx(list(seconds))
+def test_an_operator_goes_with_what_limits_it(there: Machine, factors: tuple[float, ...]) -> None:
+    found = [_factor(there, ran) for ran in (FP32, INT8, READS, OTHER)]
+    assert found == pytest.approx(list(factors), rel=0.01)
+
+
+def test_each_weighs_what_it_takes_here() -> None:
+    assert _factor(_there(int8=1e9), FP32, INT8) == pytest.approx((3 + 4 * 2) / (3 + 2), rel=0.01)
 
 
 def test_operators_with_nothing_to_do_have_a_time_of_their_own() -> None:
-    slow = Machine(1, HERE.roofline, operator=1e-4)
-    assert Estimator(HERE, slow).seconds(TINY) == pytest.approx(1e-4)
-    assert Estimator(HERE, slow).seconds(FP32) == pytest.approx(3e-3 + 1e-4)
+    assert _factor(_there(operator=1e-4), TINY) == pytest.approx(100)
+    assert _factor(_there(operator=1e-4), FP32) == pytest.approx((3e-3 + 2e-4) / (3e-3 + 2e-6))
 
 
-def _product(path: Path, columns: int) -> None:
-    weight = numpy_helper.from_array(np.ones((64, columns), np.float32), "w")
+def test_the_operators_of_all_batches_are_recorded(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((64, 32), np.float32), "w")
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"], "product")],
+        [helper.make_node("MatMul", ["x", "w"], ["a"], "product"), helper.make_node("Relu", ["a"], ["y"], "relu")],
         "product",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 64])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", columns])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 32])],
         [weight],
     )
+    path = tmp_path / "g.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
 
+    def open_by(profile: Path) -> list[partial[object]]:
+        session = open_graph(path, threads=1, profile=profile)
+        return [partial(session.run, None, {"x": np.ones((rows, 64), np.float32)}) for rows in (1, 3)]
 
-def test_every_batch_of_every_turn_is_counted(tmp_path: Path) -> None:
-    """There memory is so slow that its bytes alone decide, which are known exactly."""
-    slow = Machine(1, Roofline(fp32=1e12, int8=1e12, bandwidth=1e3), 1e-9)
-    here = Machine(1, Roofline(fp32=1e18, int8=1e18, bandwidth=1e18), 0.0)
-    models = {}
-    for columns in (8, 512):
-        graph = tmp_path / f"{columns}.onnx"
-        _product(graph, columns)
-
-        def open_(profile: Path, graph: Path = graph) -> list[partial[object]]:
-            session = open_graph(graph, threads=1, profile=profile)
-            return [partial(session.run, None, {"x": np.ones((rows, 64), np.float32)}) for rows in (1, 3)]
-
-        models[str(columns)] = Work(graph, open_)
-    found = Estimator(here, slow).take_turns(models)
-    assert {len(timed.turns) for timed in found.values()} == {9}
-    assert all(timed.milliseconds > 0 for timed in found.values())
-    # A second of clock here is 10^15 of it there; what is left of the ratio is the time that was measured.
-    assert found["512"].milliseconds / found["8"].milliseconds > 0.01
+    ran = record(path, open_by)
+    assert [(o.kind, o.operations) for o in ran] == [
+        ("MatMul", 2 * 64 * 32),
+        ("Relu", 0),
+        ("MatMul", 3 * 2 * 64 * 32),
+        ("Relu", 0),
+    ]
+    assert ran[0].read == 4 * (64 + 64 * 32 + 32)
+    assert all(o.seconds >= 0 for o in ran)
 
 
 def test_a_description_comes_back(tmp_path: Path) -> None:
-    from edgeport_export.profile import describe, read_description
-
     path = tmp_path / "phone.toml"
     path.write_text(describe('a "phone" \\ tablet', HERE), encoding="utf-8")
     name, machine = read_description(path)
@@ -106,9 +111,6 @@ def test_a_description_comes_back(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_description_is_one_sentence(tmp_path: Path, text: str, words: str) -> None:
-    from edgeport.errors import UsageError
-    from edgeport_export.compression.target import parse_target
-
     path = tmp_path / "phone.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=words):
@@ -116,8 +118,6 @@ def test_a_wrong_description_is_one_sentence(tmp_path: Path, text: str, words: s
 
 
 def test_a_provider_brings_the_precision_that_it_likes() -> None:
-    from edgeport_export.compression.target import parse_target
-
     assert [parse_target(name).plain for name in ("cpu", "cuda", "openvino:gpu", "xnnpack")] == [
         "int8",
         "fp16",
