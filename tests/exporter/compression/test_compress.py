@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import random
@@ -22,8 +23,9 @@ import torch
 from edgeport.bundle import Bundle
 from edgeport.cli import main
 from edgeport.errors import ProviderError, UsageError, ValidationError
+from edgeport.session import PROVIDERS
 from edgeport_export import CompressOptions, CompressResult, Recipe, compress, export, variants
-from edgeport_export.compression import evaluate, pipeline, setup, stopwatch
+from edgeport_export.compression import evaluate, pipeline, setup, stopwatch, target
 from edgeport_export.compression.ship import ship
 from edgeport_export.compression.timing import Timed
 from edgeport_export.graph_io import ON_CPU, OpenBy
@@ -351,6 +353,20 @@ def test_another_machine_is_estimated_and_that_is_said(tiny_folder: Path, rows: 
     page = (tmp_path / "small" / "report.html").read_text(encoding="utf-8")
     assert "as fast as plain int8 on a phone, estimated" in page
     assert f"--target {phone}" in report["command"]
+
+
+def test_where_fp16_is_liked_best_it_is_what_candidates_are_made_of(
+    tiny_folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU in the place of a provider that likes fp16: all but the device."""
+    like_a_gpu = dataclasses.replace(PROVIDERS["cpu"], precisions=("fp16", "fp32", "int8"))
+    monkeypatch.setattr(target, "resolve_providers", lambda name: (like_a_gpu,))
+    report = compress(tiny_folder, tmp_path / "small", _options(rows, trials=3)).report
+    assert report["baseline"] == "plain fp16"
+    assert set(report["original"]) == {"fp32", "fp16"}
+    assert [c["choice"]["precision"] for c in report["candidates"]] == ["fp16"] * 3
+    assert Bundle.open(tmp_path / "small").variant("small").precision == "fp16"
+    assert "as fast as plain fp16" in report["summary"]
 
 
 def test_a_provider_that_is_not_here(tiny_folder: Path, rows: Path, tmp_path: Path) -> None:
