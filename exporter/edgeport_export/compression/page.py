@@ -35,7 +35,7 @@ Losses are those on the {report["rows"]["search"]} search rows with 95 % interva
 the {report["rows"]["test"]} test rows is above.</p>
 {_figure(_trade_off(report))}
 {_candidates(report)}
-<h2>What int8 does to each part</h2>
+<h2>What {_text(report["sensitivity_precision"])} does to each part</h2>
 <p>Each part quantized alone: the change of the outputs, as a share of their size. Red: kept in fp32.</p>
 {_figure(_sensitivity(report))}
 <h2>The chosen recipe</h2>{_recipe(report)}
@@ -72,6 +72,10 @@ def _estimated(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         ratio = report["estimate"]["times_as_fast_as"][PLAIN]
         where = f"as fast as {report['baseline']} on {report['target']['name']}, estimated"
         yield f"{ratio['value']:.2f}×", where, _interval(ratio)
+
+
+def _by_estimate(report: Mapping[str, Any]) -> str:
+    return f" on {report['target']['name']}, estimated" if report["estimate"] else ""
 
 
 def _interval(ratio: Mapping[str, float]) -> str:
@@ -125,8 +129,11 @@ def _trade_off(report: Mapping[str, Any]) -> go.Figure:
         figure.add_vline(
             x=_baseline(report), line={"color": _FAINT, "dash": "dot", "width": 1}, annotation_text=report["baseline"]
         )
-    where = f" on {report['target']['name']}, estimated" if report["estimate"] else ""
-    axis = {"latency": f"milliseconds a batch{where}", "size": "MB on disk", "memory": "MB in memory"}[minimize]
+    axis = {
+        "latency": f"milliseconds a batch{_by_estimate(report)}",
+        "size": "MB on disk",
+        "memory": "MB in memory",
+    }[minimize]
     figure.update_layout(**_LAYOUT, height=430, legend={"orientation": "h", "y": -0.22, "x": 0})
     figure.update_xaxes(title=axis, rangemode="tozero", gridcolor="#eef1f4")
     figure.update_yaxes(title=f"loss, {unit}", gridcolor="#eef1f4", zerolinecolor=_GREY)
@@ -202,7 +209,7 @@ def _candidates(report: Mapping[str, Any]) -> str:
         "choice",
         "result",
         f"loss, {report['metric']['unit']}",
-        f"× {report['baseline']}",
+        f"× {report['baseline']}{_by_estimate(report)}",
         "MB",
         "cost, s",
         "",
@@ -244,7 +251,8 @@ def _timing(report: Mapping[str, Any]) -> str:
     )
     if drift:
         text += (
-            f" Over the search {report['baseline']} took {drift['least']:.3f} to {drift['most']:.3f} ms (median "
+            f" Over the search {report['baseline']} took {drift['least']:.3f} to {drift['most']:.3f} ms"
+            f"{_by_estimate(report)} (median "
             f"{drift['median']:.3f}, {drift['measurements']} measurements): candidates are compared with it in the "
             "same turns, not by the clock."
         )

@@ -97,7 +97,7 @@ def compress(
             estimated = watch.elsewhere(times, bundle)
     seconds = {**progress.seconds, "all": round(perf_counter() - start, 1)}
     report = make_report(
-        setup, str(model), candidates, decision, Times(times, estimated, watch.baseline, watch.plain), seconds
+        setup, _name(model), candidates, decision, Times(times, estimated, watch.baseline, watch.plain), seconds
     )
     if decision.chosen is None:
         write_report(report, setup.folder)
@@ -108,6 +108,10 @@ def compress(
         manifest = ship(out, beside, setup.bundle(chosen.name), report, force=force)
         _clean(setup)
     return CompressResult(out, manifest, report)
+
+
+def _name(model: str | Path | PreTrainedModel) -> str:
+    return type(model).__name__ if isinstance(model, PreTrainedModel) else str(model)
 
 
 def _measure_by(watch: Stopwatch, setup: Setup) -> Any:

@@ -95,6 +95,7 @@ def make_report(
         "speed": _speed(times.here),
         "estimate": _estimate(times.there),
         "drift": _drift(times.baseline),
+        "sensitivity_precision": setup.sensed_in,
         "sensitivity": [dataclasses.asdict(s) for s in setup.sensed],
         "candidates": [c.to_dict() for c in candidates],
         "pareto": [c.number for c in pareto(candidates, setup.options.minimize)],

@@ -96,6 +96,11 @@ class Setup:
             self.target.provider,
         )  # fmt: skip
 
+    @property
+    def sensed_in(self) -> str:
+        """The precision that ``sensed`` is about."""
+        return _sensed_in(self.workshop)
+
     def bundle(self, name: str) -> Path:
         """Where a candidate's bundle is."""
         return self.workshop.folder / name
@@ -223,6 +228,11 @@ def _steps(step: float, options: CompressOptions) -> int:
     return max((n for n in STEPS if n * step <= options.seconds * _TO_LEARN), default=0)
 
 
+def _sensed_in(workshop: Workshop) -> str:
+    """The precision whose damage is measured by parts."""
+    return "int4" if workshop.source.task.generates else "int8"
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -231,7 +241,7 @@ def _sensitivity(workshop: Workshop, original: Path, base: Recipe, feeds: Feeds,
     """Measured once: it stands in the work folder after that."""
     path = folder / "sensitivity.json"
     if not path.is_file():
-        precision = "int4" if workshop.source.task.generates else "int8"
+        precision = _sensed_in(workshop)
         recipe = replace(base, precisions=(precision,))
         batches = feeds.batches[:: max(1, len(feeds.batches) // _SENSED)]
         found = measure_sensitivity(workshop.prepared(recipe), recipe, precision, batches, folder)
