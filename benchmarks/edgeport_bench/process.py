@@ -151,10 +151,10 @@ class Worker:
 
 
 def _command(spec: SubjectSpec) -> list[str]:
-    """How to start the worker; a peer's interpreter runs it as a file, apart from all that is installed here."""
-    if spec.python is None:
-        return [sys.executable, "-m", "edgeport_bench.worker"]
-    return [spec.python, "-I", str(Path(__file__).with_name("worker.py")), str(Path(memory.__file__))]
+    """How to start the worker: as a file, without its folder among those of modules; a peer's interpreter apart from
+    all that is installed here."""
+    python = [sys.executable, "-P"] if spec.python is None else [spec.python, "-I"]
+    return [*python, str(Path(__file__).with_name("worker.py")), str(Path(memory.__file__))]
 
 
 def _as_exception(sentence: str, name: str | None, subject: str) -> EdgeportError:

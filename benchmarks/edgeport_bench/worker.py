@@ -1,4 +1,4 @@
-"""A process that holds one subject and measures it on request: ``python -m edgeport_bench.worker``.
+"""A process that holds one subject and measures it on request: ``python worker.py MEMORY``.
 
 Libraries that live in one process spin on each other's processors, so each subject gets a process of its own. Between
 requests it is blocked on its input, and its thread pools sleep. One JSON object a line:
@@ -15,8 +15,8 @@ requests it is blocked on its input, and its thread pools sleep. One JSON object
     {"op": "tokens", "given": [[id, ...]] | null}  {"tokens": [[id, ...]]}  written, or preferred along those given
     {"op": "memory"}                               {"rss": bytes, "peak_rss": bytes}
 
-The end of the input ends it. It needs numpy and the standard library, so that a peer's environment can run this file
-as well (``python -I worker.py MEMORY``, the path of ``edgeport.session.memory``), without anything of edgeport's own.
+The end of the input ends it. It needs numpy and the standard library alone, so that a peer's environment can run it as
+well, without anything of edgeport's own. MEMORY is the path of ``edgeport.session.memory``.
 """
 
 from __future__ import annotations
@@ -186,22 +186,16 @@ def _load_file(name: str, path: Path, folders: list[str] | None = None) -> Modul
     return module
 
 
-def main(memory: str | None = None) -> int:
-    """Serve the parent on stdin and stdout until it closes them; ``memory`` is set in a peer's environment."""
+def main(memory: str) -> int:
+    """Serve the parent on stdin and stdout until it closes them; ``memory`` is a file with ``rss`` and ``peak_rss``."""
     # What a library prints goes to stderr: it must not stand between the replies.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
         os.dup2(2, 1)
-        if memory is None:
-            module = importlib.import_module("edgeport.session.memory")
-        else:
-            here = Path(__file__).parent
-            _load_file(
-                "edgeport_bench", here / "__init__.py", [str(here)]
-            )  # this package alone, and not its neighbours
-            module = _load_file("memory_of_process", Path(memory))
-        Server(module).serve(sys.stdin, replies)
+        here = Path(__file__).parent
+        _load_file("edgeport_bench", here / "__init__.py", [str(here)])  # this package alone, and not its neighbours
+        Server(_load_file("memory_of_process", Path(memory))).serve(sys.stdin, replies)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:2]))
+    raise SystemExit(main(sys.argv[1]))

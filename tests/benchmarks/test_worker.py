@@ -109,9 +109,9 @@ def test_leaving_ends_the_process(tiny_bundle: Path) -> None:
 
 def test_what_a_library_prints_stays_out_of_the_replies() -> None:
     code = (
-        "import edgeport_bench.worker as w\n"
+        "import edgeport_bench.worker as w, edgeport.session.memory as memory\n"
         "w.Server._memory = lambda self, request: print('noise') or {'rss': 1}\n"
-        "raise SystemExit(w.main())"
+        "raise SystemExit(w.main(memory.__file__))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], input='{"op": "memory"}\n', capture_output=True, text=True, check=True
