@@ -44,7 +44,7 @@ class Times:
     here: Mapping[str, Timed]
     """As ``Stopwatch.all_together`` gives them; empty where there was nothing to time."""
     there: Mapping[str, Timed]
-    """As ``Stopwatch.estimated`` gives them, where another machine was described."""
+    """As ``Stopwatch.elsewhere`` gives them, where another machine was described."""
     baseline: Sequence[Timed]
     """The plain export beside each candidate."""
     plain: str

@@ -138,9 +138,8 @@ def set_up(
     progress.note(f"{judge.says} {len(parts.search)} rows to search, {len(parts.test)} others to judge by at the end.")
     workshop = Workshop(source, folder / "candidates", progress)
     original = workshop.original(replace(base, precisions=tuple(dict.fromkeys(("fp32", target.plain)))))
-    workshop.runner(
-        original, "fp32", OpenBy(target.threads(options.threads), target.provider)
-    )  # or every candidate would say it
+    # A provider that does not take the model says so here, once, and not by every candidate.
+    workshop.runner(original, "fp32", OpenBy(target.threads(options.threads), target.provider))
     with progress.stage("sensitivity", "See what int8 does to each part"):
         sensed = _sensitivity(workshop, original, base, feeds, folder)
     step = _step_seconds(source, base, folder)
@@ -177,9 +176,8 @@ def _folder(
         "options": relevant,
         "target": dataclasses.asdict(target),
         "recipe": recipe.to_dict(),
-        "space": dimensions(
-            generates=source.task.generates, plain=target.plain
-        ),  # another edgeport may choose between other things
+        # Another edgeport may choose between other things.
+        "space": dimensions(generates=source.task.generates, plain=target.plain),
     }
     text = json.dumps(settings, indent=2, default=str) + "\n"
     known = folder / _SETTINGS
