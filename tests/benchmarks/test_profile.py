@@ -55,9 +55,9 @@ def test_kinds_and_layers_hold_all_nodes(graph: Path) -> None:
 
 def test_the_roof_is_the_lower_of_the_two_limits() -> None:
     roofline = Roofline(fp32=100.0, int8=400.0, bandwidth=10.0)
-    assert roofline.share(200.0, 1.0, 4.0, is_int8=False) == pytest.approx(0.5)  # 2 s of products
-    assert roofline.share(200.0, 1.0, 4.0, is_int8=True) == pytest.approx(0.125)
-    assert roofline.share(200.0, 40.0, 8.0, is_int8=True) == pytest.approx(0.5)  # 4 s of reading
+    assert roofline.least(200.0, 1.0, is_int8=False) == pytest.approx(2)  # products
+    assert roofline.least(200.0, 1.0, is_int8=True) == pytest.approx(0.5)
+    assert roofline.least(200.0, 40.0, is_int8=True) == pytest.approx(4)  # reading
 
 
 def test_the_machine_is_measured() -> None:

@@ -41,10 +41,6 @@ class Roofline:
         """The seconds that a product of so many operations on so many bytes takes at least."""
         return max(operations / (self.int8 if is_int8 else self.fp32), read / self.bandwidth)
 
-    def share(self, operations: float, read: float, seconds: float, *, is_int8: bool) -> float:
-        """How near something that took ``seconds`` came to what is possible, from 0 to 1."""
-        return self.least(operations, read, is_int8=is_int8) / seconds if seconds > 0 else 0.0
-
 
 @dataclass(frozen=True)
 class Machine:
