@@ -196,6 +196,15 @@ def test_a_second_ctrl_c_breaks_off_a_model_that_does_not_listen(
     assert "stopped]" in err
 
 
+@pytest.fixture
+def _heeds_ctrl_c() -> Iterator[None]:
+    """As in a terminal: a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
 def test_ctrl_c_ends_a_pipe(tiny_writer: Any, chat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Terminal, "show", lambda self, piece: signal.raise_signal(signal.SIGINT))
     assert chat(tiny_writer.bundle, "the train", "over water", options=GREEDY)[0] == 130
