@@ -88,17 +88,9 @@ def compress(
         candidates = search.run(trials=options.trials, until=until, jobs=options.jobs, pool=pool, say=say)
     with progress.stage("judge", "Judge the best by rows that the search never saw"):
         decision = _decide(setup, candidates)
-    best = decision.chosen or decision.closest
-    times, estimated = {}, {}
-    if best is not None:
-        with progress.stage("time", f"Time it beside torch and plain {watch.plain}") as say:
-            bundle = setup.bundle(best.candidate.name)
-            times = watch.all_together(bundle, say)
-            estimated = watch.elsewhere(times, bundle)
+    times = _timed(watch, setup, decision, progress)
     seconds = {**progress.seconds, "all": round(perf_counter() - start, 1)}
-    report = make_report(
-        setup, _name(model), candidates, decision, Times(times, estimated, watch.baseline, watch.plain), seconds
-    )
+    report = make_report(setup, _name(model), candidates, decision, times, seconds)
     if decision.chosen is None:
         write_report(report, setup.folder)
         raise ValidationError(_missed(decision, setup))
@@ -108,6 +100,17 @@ def compress(
         manifest = ship(out, beside, setup.bundle(chosen.name), report, force=force)
         _clean(setup)
     return CompressResult(out, manifest, report)
+
+
+def _timed(watch: Stopwatch, setup: Setup, decision: Decision, progress: Progress) -> Times:
+    """The chosen candidate, or else the closest, beside the original and the plain export."""
+    best = decision.chosen or decision.closest
+    if best is None:
+        return Times({}, {}, watch.baseline, watch.plain)
+    with progress.stage("time", f"Time it beside torch and plain {watch.plain}") as say:
+        bundle = setup.bundle(best.candidate.name)
+        here = watch.all_together(bundle, say)
+        return Times(here, watch.elsewhere(here, bundle), watch.baseline, watch.plain)
 
 
 def _name(model: str | Path | PreTrainedModel) -> str:
