@@ -32,8 +32,6 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     if args.model == "compare":
         return _compare(args)
-    if args.model == "machine":
-        return run_machine(args.threads, as_json=args.json)
     if args.model.endswith(".toml"):
         return _run_suite(Path(args.model), args.out)
     if args.others or args.fail_if:
@@ -54,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
         columns=tuple((parse_columns(args.columns) or {}).items()),
         cold=args.cold,
     )
+    if args.model == "machine":
+        return run_machine(options.threads, as_json=args.json)
     if args.scenario is not None:
         return run_scenarios(
             args.model, options, args.scenario.split(","), args.rate, args.latency_limit, as_json=args.json

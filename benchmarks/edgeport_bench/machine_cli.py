@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from edgeport.errors import UsageError
 from edgeport.session import processor_name, usable_threads
 from edgeport_export.profile import describe, measure_machine
 
@@ -13,13 +12,7 @@ __all__ = ["run_machine"]
 
 
 def run_machine(threads: int | None, *, as_json: bool) -> int:
-    """Measure this machine and print it.
-
-    Raises:
-        UsageError: no positive number of threads.
-    """
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads {threads} is too small: give at least 1.")
+    """Measure this machine with so many threads, or all that there are, and print it."""
     machine = measure_machine(threads or usable_threads())
     if as_json:
         print(json.dumps({"name": processor_name(), **dataclasses.asdict(machine)}, indent=2))

@@ -41,9 +41,7 @@ class DecoderRunner:
         Raises:
             ExportError: ONNX Runtime refuses it.
         """
-        session = opened(
-            path, partial(open_plain_session, threads=how.threads, providers=how.providers, profile=how.profile)
-        )
+        session = opened(path, partial(open_plain_session, **how.arguments))
         self._path = path
         self._decoder = open_decoder(
             session,

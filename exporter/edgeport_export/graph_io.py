@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 from edgeport.errors import ExportError, ProviderError
-from edgeport.session import Provider, open_graph, resolve_providers
+from edgeport.session import open_graph, resolve_providers
 from numpy.typing import NDArray
 
 from edgeport_export.batch import Batch
@@ -51,9 +51,9 @@ class OpenBy:
     """How the files begin where onnxruntime writes what operators take; None where it does not."""
 
     @property
-    def providers(self) -> tuple[Provider, ...]:
-        """As the runtime's session takes them."""
-        return resolve_providers(self.provider)
+    def arguments(self) -> dict[str, Any]:
+        """As the runtime's functions that open a graph take them."""
+        return {"threads": self.threads, "providers": resolve_providers(self.provider), "profile": self.profile}
 
 
 ON_CPU = OpenBy()
@@ -98,7 +98,7 @@ def runner(path: Path, outputs: Sequence[str], how: OpenBy = ON_CPU) -> Callable
     Raises:
         ExportError: ONNX Runtime refuses the graph; the function raises it for a batch that fails.
     """
-    session = opened(path, partial(open_graph, threads=how.threads, providers=how.providers, profile=how.profile))
+    session = opened(path, partial(open_graph, **how.arguments))
 
     def run(batch: Batch) -> list[NDArray[np.float32]]:
         with running(path, batch):
