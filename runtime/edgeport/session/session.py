@@ -14,6 +14,7 @@ from edgeport.bundle import Bundle
 from edgeport.errors import BundleError, EdgeportError, InputError, UsageError
 from edgeport.session.binding import Binding
 from edgeport.session.cpu import cpu_features, usable_threads
+from edgeport.session.huge_pages import NewMemory
 from edgeport.session.memory import peak_rss, rss
 from edgeport.session.open_graph import all_on, first_line, node_counts, open_graph
 from edgeport.session.providers import PROVIDERS, Provider, resolve_providers
@@ -70,14 +71,15 @@ def open_session(
         raise BundleError(f"the variant {choice.name!r} has no graph {component!r}: it has {', '.join(graphs)}.")
     path = bundle.graph(graphs[component])
     try:
-        graph = open_graph(path, providers=asked, threads=threads)
+        with NewMemory() as memory:
+            graph = open_graph(path, providers=asked, threads=threads)
     except EdgeportError:
         raise
     except Exception as e:  # onnxruntime's errors share no class but this one
         raise BundleError(
             f"onnxruntime {onnxruntime.__version__} cannot open {path.name} ({first_line(e)}): export the model again."
         ) from e
-    return Session(graph, choice, asked, threads, manifest.variants[choice.name].size_bytes)
+    return Session(graph, choice, asked, threads, manifest.variants[choice.name].size_bytes, memory)
 
 
 def open_plain_session(
@@ -89,15 +91,22 @@ def open_plain_session(
 ) -> Session:
     """Open a graph that is in no bundle yet; arguments and errors are those of ``open_graph``."""
     threads = threads or usable_threads()
-    graph = open_graph(path, providers=providers, threads=threads, profile=profile)
-    return Session(graph, Choice(path.name, "the only one"), providers, threads, path.stat().st_size)
+    with NewMemory() as memory:
+        graph = open_graph(path, providers=providers, threads=threads, profile=profile)
+    return Session(graph, Choice(path.name, "the only one"), providers, threads, path.stat().st_size, memory)
 
 
 class Session:
     """An open graph. Several threads may call ``run`` at once."""
 
     def __init__(
-        self, graph: InferenceSession, choice: Choice, providers: Sequence[Provider], threads: int, model_bytes: int
+        self,
+        graph: InferenceSession,
+        choice: Choice,
+        providers: Sequence[Provider],
+        threads: int,
+        model_bytes: int,
+        memory: NewMemory,
     ) -> None:
         """Use ``open_session`` instead."""
         import onnxruntime
@@ -107,6 +116,7 @@ class Session:
         self._providers = tuple(providers)
         self._threads = threads
         self._model_bytes = model_bytes
+        self._memory = memory
         self._onnxruntime = onnxruntime.__version__
         self.input_names: tuple[str, ...] = tuple(x.name for x in graph.get_inputs())
         self.input_types: dict[str, str] = {x.name: x.type for x in graph.get_inputs()}
@@ -140,13 +150,14 @@ class Session:
         return dict(zip(self.output_names, values, strict=True))
 
     def bind(self) -> Binding:
-        """A loop's own arrays for this graph.
+        """A loop's own arrays for this graph, whose weights move into huge pages: a loop reads them again and again.
 
         Raises:
             UsageError: the session is closed.
         """
         if self._graph is None:
             raise UsageError("the session is closed: open the bundle again.")
+        self._memory.collapse()
         first, copied = self._providers[0], [p.name for p in self._providers] != ["cpu"]
         if copied and all_on(self._graph, _CACHING, first):
             return Binding(self._graph, first.memory, copied=True)
