@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from edgeport.session.huge_pages import NewMemory, _added, _pieces
 
 MIB = 2**20
