@@ -10,6 +10,7 @@ import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from edgeport.bundle.onnx_wire import Data, fields
 from edgeport.errors import BundleError
 
 __all__ = ["external_files"]
@@ -26,7 +27,6 @@ _FIELDS: Mapping[str, Mapping[int, str]] = {
     "tensor": {13: "entry"},
     "entry": {},
 }
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_DEPTH = 64
 _LOCATION = b"location"
 _COMPILED = b"EPContext"
@@ -50,7 +50,7 @@ def external_files(path: Path) -> frozenset[str]:
         raise BundleError(f"{path.name} is no whole ONNX file ({e}): copy the bundle again, or export it again.") from e
 
 
-def _walk(data: mmap.mmap, message: str, start: int, end: int, depth: int) -> Iterator[str]:
+def _walk(data: Data, message: str, start: int, end: int, depth: int) -> Iterator[str]:
     if depth > _MAX_DEPTH:
         raise ValueError(f"it nests deeper than {_MAX_DEPTH} messages")
     if message == "node" and not _worth_walking(data, start, end):
@@ -67,7 +67,7 @@ def _walk(data: mmap.mmap, message: str, start: int, end: int, depth: int) -> It
             yield from _walk(data, fields[number], first, last, depth + 1)
 
 
-def _worth_walking(data: mmap.mmap, start: int, end: int) -> bool:
+def _worth_walking(data: Data, start: int, end: int) -> bool:
     """Nodes are many and nearly never hold a tensor, so they are searched before they are parsed."""
     if data.find(_COMPILED, start, end) >= 0 and any(
         number == 4 and data[a:b] == _COMPILED for number, a, b in _messages(data, start, end)
@@ -76,36 +76,6 @@ def _worth_walking(data: mmap.mmap, start: int, end: int) -> bool:
     return data.find(_LOCATION, start, end) >= 0 or data.find(_COMPILED, start, end) >= 0
 
 
-def _messages(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _messages(data: Data, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """The fields with a length in ``data[start:end]``: number, first byte, byte after the last."""
-    at = start
-    while at < end:
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == _BYTES:
-            length, at = _varint(data, at)
-            if at + length > end:
-                raise ValueError("it is cut off")
-            yield key >> 3, at, at + length
-            at += length
-        elif kind == _VARINT:
-            _, at = _varint(data, at)
-        elif kind in (_FIXED32, _FIXED64):
-            at += 4 if kind == _FIXED32 else 8
-        else:
-            raise ValueError(f"byte {at} is no protobuf")
-    if at > end:
-        raise ValueError("it is cut off")
-
-
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError(f"byte {at} is no protobuf")
+    return (field for field in fields(data, start, end) if field[1] < field[2])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeport.errors import ProviderError
 from edgeport.session.cpu import usable_threads
+from edgeport.session.kernels import find_kernels
 from edgeport.session.plugins import is_registered, plugin_device, plugin_options
 from edgeport.session.providers import PROVIDERS, Provider
 
@@ -49,10 +50,12 @@ def open_graph(
     listed = _add_providers(options, accelerators)
     # onnxruntime would print a banner and go on with the CPU alone, and would take options from the stranger's file.
     kwargs: dict[str, Any] = {"enable_fallback": 0, "read_config_from_model": 0}
+    model: str | bytes = str(path)
     if not accelerators:
         kwargs["disabled_optimizers"] = _SLOWER_ON_CPU
+        model = _with_kernels(path, options) or model
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=listed, **kwargs)
+        session = onnxruntime.InferenceSession(model, options, providers=listed, **kwargs)
     except Exception as e:
         if not accelerators:
             raise
@@ -92,6 +95,17 @@ _CONFIG = {
     # Names of nodes, so that they can be counted; no cost that could be measured.
     "session.record_ep_graph_assignment_info": "1",
 }
+
+
+def _with_kernels(path: Path, options: SessionOptions) -> bytes | None:
+    """The graph as installed kernels run it, with their operators in ``options``; None where they have none for it."""
+    kernels = find_kernels()
+    graph = kernels.graph(path) if kernels is not None else None
+    if kernels is None or graph is None:
+        return None
+    options.register_custom_ops_library(str(kernels.library))
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    return graph
 
 
 # onnxruntime would fuse additions and layer normalizations into an operator whose CPU kernel (1.32) is four times as

@@ -1,0 +1,218 @@
+/* The operator edgeport.simd::MatMulNBits: inputs, attributes and meaning of com.microsoft::MatMulNBits with
+ * accuracy_level 4 (activations in 8 bits), without g_idx. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "memory.h"
+#include "onnxruntime_abi.h"
+#include "product.h"
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+enum { X, VALUES, SCALES, ZEROS, ORDER, BIAS, INPUTS };
+enum { TASK = 64, SMALL_TASK = 16, FEW = 512 }; /* rows of the matrix in a thread's task, the smaller where it has few */
+
+typedef struct {
+    const OrtApi *api;
+    Matrix matrix;
+} Kernel;
+
+#define TRY(call)                       \
+    do {                                \
+        OrtStatus *status_ = (call);    \
+        if (status_) return status_;    \
+    } while (0)
+
+static OrtStatus *wrong(const OrtApi *api, const char *message) {
+    return api->create_status(ORT_INVALID_ARGUMENT, message);
+}
+
+/* A constant input's memory, null where it is absent; refused if it has another type or number of elements. */
+static OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, size_t index, int type, int64_t count,
+                           const void **out) {
+    const OrtValue *value = NULL;
+    OrtShape *shape = NULL;
+    int is_constant = 0, actual = 0;
+    size_t elements = 0;
+    *out = NULL;
+    TRY(api->constant_input(info, index, &is_constant, &value));
+    if (!value) return NULL;
+    TRY(api->type_and_shape(value, &shape));
+    OrtStatus *status = api->element_type(shape, &actual);
+    if (!status) status = api->element_count(shape, &elements);
+    api->release_shape(shape);
+    if (status) return status;
+    if (actual != type || elements != (size_t)count) return wrong(api, "an input has another type or size than it says");
+    return api->tensor_data((OrtValue *)value, (void **)out);
+}
+
+static void destroy(void *kernel) {
+    Kernel *k = kernel;
+    if (!k) return;
+    weights_free(k->matrix.packed);
+    free(k->matrix.bias);
+    free(k);
+}
+
+static OrtStatus *fill(Kernel *kernel, const OrtKernelInfo *info) {
+    const OrtApi *api = kernel->api;
+    Matrix *m = &kernel->matrix;
+    int64_t bits = 0;
+    TRY(api->attribute_int(info, "N", &m->n));
+    TRY(api->attribute_int(info, "K", &m->k));
+    TRY(api->attribute_int(info, "bits", &bits));
+    TRY(api->attribute_int(info, "block_size", &m->block));
+    if (!product_supported()) return api->create_status(ORT_FAIL, "this processor has no AVX2");
+    if (m->n < 1 || m->k < 1 || m->n > INT32_MAX || m->k > INT32_MAX || (bits != 4 && bits != 8) || m->block < 16 ||
+        m->block > 256 || m->block % 16)
+        return wrong(api, "N, K, bits or block_size is out of range");
+    m->bits = (int)bits;
+    m->blocks = (m->k + m->block - 1) / m->block;
+    const void *values, *scales, *zeros, *bias;
+    const int64_t bytes = m->n * m->blocks * (m->block * bits / 8);
+    TRY(constant(api, info, VALUES, ORT_UINT8, bytes, &values));
+    TRY(constant(api, info, SCALES, ORT_FLOAT, m->n * m->blocks, &scales));
+    TRY(constant(api, info, ZEROS, ORT_UINT8, m->n * ((m->blocks * bits + 7) / 8), &zeros));
+    TRY(constant(api, info, BIAS, ORT_FLOAT, m->n, &bias));
+    if (!values || !scales) return wrong(api, "the weights are no constants");
+    m->shifted = zeros != NULL;
+    m->stride = (size_t)(ROWS * m->block * bits / 8) + ROWS * (sizeof(float) + (m->shifted ? sizeof(int32_t) : 0));
+    m->packed = weights_alloc(packed_size(m));
+    if (bias) m->bias = malloc((size_t)m->n * sizeof(float));
+    if (!m->packed || (bias && !m->bias)) return api->create_status(ORT_FAIL, "out of memory");
+    if (bias) memcpy(m->bias, bias, (size_t)m->n * sizeof(float));
+    pack(m, values, scales, zeros);
+    weights_forget(values, (size_t)bytes);
+    return NULL;
+}
+
+static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
+    (void)op;
+    Kernel *kernel = calloc(1, sizeof *kernel);
+    if (!kernel) return api->create_status(ORT_FAIL, "out of memory");
+    kernel->api = api;
+    OrtStatus *status = fill(kernel, info);
+    if (status) {
+        destroy(kernel);
+        kernel = NULL;
+    }
+    *out = kernel;
+    return status;
+}
+
+typedef struct {
+    const Matrix *matrix;
+    Activations activations;
+    const float *x;
+    float *y;
+    int64_t rows, task;
+} Call;
+
+static void quantize_task(void *data, size_t index) {
+    const Call *call = data;
+    quantize_row(call->matrix, call->x + (int64_t)index * call->matrix->k, &call->activations, (int64_t)index);
+}
+
+static void multiply_task(void *data, size_t index) {
+    const Call *call = data;
+    const int64_t first = (int64_t)index * call->task, end = first + call->task, n = call->matrix->n;
+    multiply(call->matrix, &call->activations, call->rows, first, end < n ? end : n, call->y);
+}
+
+static OrtStatus *run(const OrtApi *api, OrtKernelContext *context, Call *call) {
+    const Matrix *m = call->matrix;
+    if (call->rows == 1)
+        quantize_task(call, 0);
+    else
+        TRY(api->parallel_for(context, quantize_task, (size_t)call->rows, 0, call));
+    const size_t tasks = (size_t)((m->n + call->task - 1) / call->task);
+    return api->parallel_for(context, multiply_task, tasks, tasks, call);
+}
+
+static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
+    const OrtApi *api = ((Kernel *)kernel)->api;
+    const Matrix *m = &((Kernel *)kernel)->matrix;
+    const OrtValue *x = NULL;
+    OrtValue *y = NULL;
+    OrtShape *shape = NULL;
+    int64_t sizes[8] = {0};
+    size_t rank = 0;
+    TRY(api->input(context, X, &x));
+    TRY(api->type_and_shape(x, &shape));
+    OrtStatus *status = api->dimension_count(shape, &rank);
+    if (!status && (rank < 1 || rank > 8)) status = wrong(api, "the activations have no axis, or more than 8");
+    if (!status) status = api->dimensions(shape, sizes, rank);
+    api->release_shape(shape);
+    if (status) return status;
+    if (sizes[rank - 1] != m->k) return wrong(api, "the activations' last axis is not K");
+    Call call = {.matrix = m, .rows = 1, .task = m->n < FEW ? SMALL_TASK : TASK};
+    for (size_t i = 0; i + 1 < rank; i++) call.rows *= sizes[i];
+    sizes[rank - 1] = m->n;
+    TRY(api->output(context, 0, sizes, rank, &y));
+    if (call.rows == 0) return NULL;
+    TRY(api->tensor_data((OrtValue *)x, (void **)&call.x));
+    TRY(api->tensor_data(y, (void **)&call.y));
+    const size_t blocks = (size_t)(call.rows * m->blocks);
+    char *scratch = malloc(blocks * (sizeof(float) + sizeof(int32_t) + (size_t)m->block));
+    if (!scratch) return api->create_status(ORT_FAIL, "out of memory");
+    call.activations.scales = (float *)scratch;
+    call.activations.sums = (int32_t *)(scratch + blocks * sizeof(float));
+    call.activations.values = (int8_t *)(scratch + blocks * (sizeof(float) + sizeof(int32_t)));
+    status = run(api, context, &call);
+    free(scratch);
+    return status;
+}
+
+static const char *name(const OrtCustomOp *op) { return (void)op, "MatMulNBits"; }
+static const char *provider(const OrtCustomOp *op) { return (void)op, NULL; } /* the CPU */
+static size_t input_count(const OrtCustomOp *op) { return (void)op, INPUTS; }
+static size_t output_count(const OrtCustomOp *op) { return (void)op, 1; }
+static int input_type(const OrtCustomOp *op, size_t i) {
+    return (void)op, i == VALUES || i == ZEROS ? ORT_UINT8 : i == ORDER ? 6 /* int32 */ : ORT_FLOAT;
+}
+static int output_type(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
+static int input_kind(const OrtCustomOp *op, size_t i) { return (void)op, i > SCALES ? ORT_OPTIONAL : ORT_REQUIRED; }
+static int output_kind(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_REQUIRED; }
+static int in_cpu_memory(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, 0; }
+static int one(const OrtCustomOp *op) { return (void)op, 1; }
+static int newest(const OrtCustomOp *op) { return (void)op, INT32_MAX; }
+
+static const OrtCustomOp matmul_nbits = {
+    .version = ORT_VERSION,
+    .name = name,
+    .provider = provider,
+    .input_type = input_type,
+    .input_count = input_count,
+    .output_type = output_type,
+    .output_count = output_count,
+    .destroy = destroy,
+    .input_kind = input_kind,
+    .output_kind = output_kind,
+    .input_memory = in_cpu_memory,
+    .variadic_input_least = one,
+    .variadic_input_alike = one,
+    .variadic_output_least = one,
+    .variadic_output_alike = one,
+    .create_kernel = create,
+    .compute = compute,
+    .first_version = one,
+    .last_version = newest,
+};
+
+/* Called by onnxruntime for each session that asks for this library. */
+EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
+    static OrtDomain *domain; /* lives as long as the process, as sessions may */
+    const OrtApi *api = base->api(ORT_VERSION);
+    if (!api) return NULL; /* too old: it has said so itself, and will miss the operator */
+    if (!domain) {
+        OrtDomain *made = NULL;
+        TRY(api->create_domain("edgeport.simd", &made));
+        TRY(api->domain_add(made, &matmul_nbits));
+        domain = made;
+    }
+    return api->add_domain(options, domain);
+}
