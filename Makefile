@@ -36,8 +36,8 @@ clean:
 	find runtime exporter benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp's name ends in the extra: .installed-demo, .installed-dev. An interrupted `venv` has a python and no pip.
-$(VENV)/.installed-%: pyproject.toml constraints.txt
+$(VENV)/.installed-%: pyproject.toml constraints.txt $(wildcard runtime/kernels/*.* runtime/kernels/*/*.[chp]*)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[$*]' --constraint constraints.txt
+	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[$*]' ./runtime/kernels --constraint constraints.txt
 	@touch $@
 	@if [ $* = dev ]; then touch $(VENV)/.installed-demo; fi  # dev contains demo

@@ -15,7 +15,7 @@ from edgeport_bench.measure import Rounds, round_spread
 
 __all__ = ["Clock", "Machine", "describe_machine", "load_warning", "noise_warnings", "read_clock"]
 
-_PACKAGES = ("edgeport", "onnxruntime", "tokenizers", "numpy", "torch", "transformers")
+_PACKAGES = ("edgeport", "edgeport-kernels", "onnxruntime", "tokenizers", "numpy", "torch", "transformers")
 _BUSY = 0.3
 """Share of the processors that others may use before a warning is due."""
 _STOLEN, _SLOWER, _SPREAD = 0.02, 0.1, 0.2

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from edgeport import __version__
 from edgeport.bundle import Manifest, ModelSource, TensorSpec, TextSpec, Variant
 from edgeport.session import processor_name, usable_threads
+from edgeport.session.kernels import PACKAGE, find_kernels
 from tokenizers import Tokenizer
 
 from edgeport_export.capture import Captured
@@ -133,4 +134,10 @@ def _tool_versions() -> dict[str, str]:
 
 def machine() -> Mapping[str, Any]:
     """What the latencies were measured on."""
-    return {"processor": processor_name(), "system": platform.system(), "threads": usable_threads()}
+    kernels = find_kernels()
+    return {
+        "processor": processor_name(),
+        "system": platform.system(),
+        "threads": usable_threads(),
+        "kernels": f"{PACKAGE} {kernels.version}" if kernels is not None else None,
+    }

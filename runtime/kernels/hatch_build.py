@@ -11,7 +11,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-# By system: the compiler's target, the library's ending, the wheel's tag. glibc and macOS as old as onnxruntime's wheels.
+# By system: the compiler's target, the library's ending, the wheel's tag.
 _TARGETS = {
     "linux": ("x86_64-linux-gnu.2.27", "so", "manylinux_2_27_x86_64"),
     "musl": ("x86_64-linux-musl", "so", "musllinux_1_2_x86_64"),

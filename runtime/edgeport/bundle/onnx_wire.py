@@ -1,4 +1,4 @@
-"""The fields of protobuf messages, as they lie in a file: enough to find one's way in an ONNX model without the package."""
+"""The fields of protobuf messages, as they lie in a file: enough to find one's way in an ONNX model without onnx."""
 
 from __future__ import annotations
 

@@ -15,12 +15,16 @@ from pathlib import Path
 from edgeport.bundle.onnx_wire import fields, varint
 from edgeport.session.cpu import cpu_features
 
-__all__ = ["OFF", "Kernels", "find_kernels"]
+__all__ = ["DOMAIN", "OFF", "PACKAGE", "Kernels", "find_kernels"]
 
 OFF = "EDGEPORT_KERNELS"
 """Environment variable; 0 leaves the kernels alone."""
 
-_THEIRS, _OURS = b"com.microsoft", b"edgeport.simd"
+PACKAGE = "edgeport-kernels"
+DOMAIN = "edgeport.simd"
+"""Of its operators."""
+
+_THEIRS, _OURS = b"com.microsoft", DOMAIN.encode()
 _OPERATOR = b"MatMulNBits"
 _OPSET_IMPORT = b"\x42\x11\x0a\x0d" + _OURS + b"\x10\x01"
 """Field 8 of a model: the domain, version 1. A message may be continued at its end."""

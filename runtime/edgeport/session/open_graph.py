@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeport.errors import ProviderError
 from edgeport.session.cpu import usable_threads
-from edgeport.session.kernels import find_kernels
+from edgeport.session.kernels import DOMAIN, PACKAGE, find_kernels
 from edgeport.session.plugins import is_registered, plugin_device, plugin_options
 from edgeport.session.providers import PROVIDERS, Provider
 
@@ -114,14 +114,16 @@ _SLOWER_ON_CPU = ["SkipLayerNormFusion"]
 
 
 def node_counts(session: InferenceSession) -> dict[str, int]:
-    """Provider (short name) to the nodes that it was given; empty where this onnxruntime cannot tell."""
+    """Provider (short name), or package of kernels, to the nodes that it was given; empty where this onnxruntime cannot
+    tell."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return {}
     short = {p.onnxruntime_name: p.name for p in PROVIDERS.values()}
     counts: dict[str, int] = {}
     for part in session.get_provider_graph_assignment_info():
-        name = short.get(part.ep_name, part.ep_name)
-        counts[name] = counts.get(name, 0) + len(part.get_nodes())
+        for node in part.get_nodes():
+            name = PACKAGE if node.domain == DOMAIN else short.get(part.ep_name, part.ep_name)
+            counts[name] = counts.get(name, 0) + 1
     return counts
 
 

@@ -25,7 +25,8 @@ class Report:
     providers: tuple[str, ...]
     """Short names, in order of priority."""
     nodes: Mapping[str, int]
-    """Provider to the nodes of the graph that it runs; empty where this onnxruntime cannot tell."""
+    """Provider, or package of kernels for the CPU, to the nodes of the graph that it runs; empty where this onnxruntime
+    cannot tell."""
     threads: int
     model_bytes: int
     rss_bytes: int | None
