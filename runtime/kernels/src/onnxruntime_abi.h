@@ -19,7 +19,7 @@ typedef struct OrtSessionOptions OrtSessionOptions;
 typedef struct OrtCustomOp OrtCustomOp;
 
 enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
-enum { ORT_FLOAT = 1, ORT_UINT8 = 2 };
+enum { ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT32 = 6 };
 enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 
 typedef void (*OrtEntry)(void);
@@ -39,7 +39,8 @@ typedef struct OrtApi {
     OrtEntry skipped_63[1];
     OrtStatus *(*element_count)(const OrtShape *shape, size_t *out);                                   /* 64 */
     OrtStatus *(*type_and_shape)(const OrtValue *value, OrtShape **out);                               /* 65 */
-    OrtEntry skipped_66[20];
+    OrtEntry skipped_66[19];
+    OrtStatus *(*attribute_float)(const OrtKernelInfo *info, const char *name, float *out);            /* 85 */
     OrtStatus *(*attribute_int)(const OrtKernelInfo *info, const char *name, int64_t *out);            /* 86 */
     OrtEntry skipped_87[3];
     OrtStatus *(*input)(const OrtKernelContext *context, size_t index, const OrtValue **out);          /* 90 */

@@ -56,7 +56,12 @@ void pack(const Matrix *m, const uint8_t *values, const float *scales, const uin
                 *zero = m->bits == 8 ? row[b] - 128 : row[b / 2] >> (b % 2 * 4) & 15;
             }
             if (m->bits == 8)
-                for (int64_t i = 0; i < bytes; i++) lane[i / 4 * 4 * ROWS + i % 4] = from[i] ^ 128; /* to signed */
+                for (int64_t i = 0; i < bytes; i += 4) {
+                    uint32_t columns;
+                    memcpy(&columns, from + i, 4);
+                    columns ^= 0x80808080u; /* to signed */
+                    memcpy(lane + i * ROWS, &columns, 4);
+                }
             else
                 for (int64_t i = 0; i < m->block; i += 8)
                     for (int64_t j = 0; j < 4; j++) {

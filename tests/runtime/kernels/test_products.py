@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from edgeport.session.cpu import cpu_features
-from edgeport.session.kernels import DOMAIN, Kernels
+from edgeport.session.kernels import DOMAIN
 from onnx import TensorProto, helper, numpy_helper
-
-edgeport_kernels = pytest.importorskip("edgeport_kernels")
-LIBRARY = edgeport_kernels.library()
-pytestmark = pytest.mark.skipif(
-    LIBRARY is None or "avx2" not in cpu_features(), reason="there are no kernels for this processor"
-)
-KERNELS = Kernels(LIBRARY, edgeport_kernels.__version__) if LIBRARY is not None else None
 
 
 @dataclasses.dataclass
@@ -84,24 +74,14 @@ class Product:
         return (y + (self.offsets if self.bias else 0)).reshape(*x.shape[:-1], self.n)
 
 
-def opened(model: onnx.ModelProto | bytes, *, library: bool = True) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
-    options.log_severity_level = 4
-    if library:
-        options.register_custom_ops_library(str(LIBRARY))
-    data = model if isinstance(model, bytes) else model.SerializeToString()
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+@pytest.fixture
+def run(rewrite, open_model):
+    """The kernels' result for a product and activations."""
 
+    def result(product: Product, x: np.ndarray) -> np.ndarray:
+        return open_model(rewrite(product.model())).run(None, {"x": x})[0]
 
-def with_kernels(model: onnx.ModelProto, folder: Path) -> bytes | None:
-    path = folder / "model.onnx"
-    path.write_bytes(model.SerializeToString())
-    return KERNELS.graph(path)
-
-
-def run(product: Product, x: np.ndarray, folder: Path) -> np.ndarray:
-    return opened(with_kernels(product.model(), folder)).run(None, {"x": x})[0]
+    return result
 
 
 def assert_close(got: np.ndarray, want: np.ndarray) -> None:
@@ -119,59 +99,59 @@ def assert_close(got: np.ndarray, want: np.ndarray) -> None:
     ("n", "k", "block"),
     [(1, 16, 16), (7, 32, 32), (8, 64, 16), (13, 100, 32), (64, 256, 64), (530, 129, 128), (9, 700, 256)],
 )
-def test_the_definition(bits, n, k, block, shifted, tmp_path):
+def test_the_definition(bits, n, k, block, shifted, run):
     product = Product(n, k, bits, block, shifted, bias=n % 2 == 1)
     x = np.random.default_rng(1).standard_normal((2, 3, k)).astype(np.float32)
-    assert_close(run(product, x, tmp_path), product.expected(x))
+    assert_close(run(product, x), product.expected(x))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("rows", [1, 2, 4, 5, 16, 17, 33])
-def test_any_number_of_rows(bits, rows, tmp_path):
+def test_any_number_of_rows(bits, rows, run):
     product = Product(72, 96, bits, 32)
     x = np.random.default_rng(rows).standard_normal((rows, 96)).astype(np.float32)
-    assert_close(run(product, x, tmp_path), product.expected(x))
+    assert_close(run(product, x), product.expected(x))
 
 
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("integer", ["least", "most"])
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_the_largest_numbers_do_not_overflow(bits, integer, sign, shifted, tmp_path):
+def test_the_largest_numbers_do_not_overflow(bits, integer, sign, shifted, run):
     product = Product(16, 512, bits, 128, shifted)
     product.integers[:] = 0 if integer == "least" else 2**bits - 1
     product.zeros[:] = 2**bits - 1 if integer == "least" else 0
     x = np.full((3, 512), sign, np.float32)
-    np.testing.assert_allclose(run(product, x, tmp_path), product.expected(x), rtol=1e-5)
+    np.testing.assert_allclose(run(product, x), product.expected(x), rtol=1e-5)
 
 
-def test_zeros_and_nothing(tmp_path):
+def test_zeros_and_nothing(rewrite, open_model):
     product = Product(24, 64, 4, 32, bias=True)
-    session = opened(with_kernels(product.model(), tmp_path))
+    session = open_model(rewrite(product.model()))
     zeros = session.run(None, {"x": np.zeros((2, 64), np.float32)})[0]
     np.testing.assert_array_equal(zeros, np.stack([product.offsets] * 2))
     assert session.run(None, {"x": np.zeros((0, 5, 64), np.float32)})[0].shape == (0, 5, 24)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_as_close_to_exact_products_as_onnxruntime(bits, tmp_path):
+def test_as_close_to_exact_products_as_onnxruntime(bits, run, open_model):
     product = Product(256, 512, bits, 32, shifted=True)
     x = np.random.default_rng(2).standard_normal((40, 512)).astype(np.float32)
     weights = (product.integers.astype(np.float32) - product.zeros[..., None]) * product.scales[..., None]
     exact = x @ weights.reshape(256, -1)[:, :512].T
-    theirs = opened(product.model(), library=False).run(None, {"x": x})[0]
-    ours = run(product, x, tmp_path)
+    theirs = open_model(product.model(), library=False).run(None, {"x": x})[0]
+    ours = run(product, x)
     assert np.abs(ours - exact).mean() <= 1.02 * np.abs(theirs - exact).mean()
 
 
-def test_many_sessions_come_and_go(tmp_path):
+def test_many_sessions_come_and_go(rewrite, open_model):
     product = Product(512, 2048, 8, 128)
-    graph = with_kernels(product.model(), tmp_path)
+    graph = rewrite(product.model())
     x = np.random.default_rng(3).standard_normal((1, 2048)).astype(np.float32)
     want = product.expected(x)
     kept = []
     for i in range(80):  # 80 MB of weights: several pieces of memory
-        kept.append(opened(graph))
+        kept.append(open_model(graph))
         if i % 3 == 2:
             kept.pop(i // 3)
     for session in kept:
@@ -194,7 +174,7 @@ def test_many_sessions_come_and_go(tmp_path):
     ],
     ids=str,
 )
-def test_other_nodes_stay_as_they_are(changes, tmp_path):
+def test_other_nodes_stay_as_they_are(changes, rewrite):
     product = Product(8, 32, 4, 32)
     plain = {k: v for k, v in changes.items() if k not in ("domain", "op_type", "inputs")}
     node = product.node(**plain)
@@ -202,17 +182,17 @@ def test_other_nodes_stay_as_they_are(changes, tmp_path):
     if "inputs" in changes:
         node.ClearField("input")
         node.input.extend(changes["inputs"])
-    assert with_kernels(product.model(node, order=np.arange(32, dtype=np.int32)), tmp_path) is None
+    assert rewrite(product.model(node, order=np.arange(32, dtype=np.int32))) is None
 
 
-def test_zero_points_in_fp32_stay_with_onnxruntime(tmp_path):
+def test_zero_points_in_fp32_stay_with_onnxruntime(rewrite):
     product = Product(8, 32, 4, 32, shifted=True)
-    assert with_kernels(product.model(z=np.zeros((8, 1), np.float32)), tmp_path) is None
+    assert rewrite(product.model(z=np.zeros((8, 1), np.float32))) is None
 
 
-def test_the_graph_is_the_same_but_for_the_domain(tmp_path):
+def test_the_graph_is_the_same_but_for_the_domain(rewrite):
     model = Product(8, 32, 4, 32).model()
-    changed = onnx.load_from_string(with_kernels(model, tmp_path))
+    changed = onnx.load_from_string(rewrite(model))
     assert changed.graph.node[0].domain == DOMAIN
     assert changed.opset_import[-1].domain == DOMAIN
     assert changed.opset_import[-1].version == 1
@@ -240,15 +220,15 @@ def test_the_graph_is_the_same_but_for_the_domain(tmp_path):
     ],
     ids=str,
 )
-def test_sizes_that_do_not_fit_are_refused(changes, constants, tmp_path):
+def test_sizes_that_do_not_fit_are_refused(changes, constants, rewrite, open_model):
     product = Product(8, 32, 4, 32, shifted=True, bias=True)
-    graph = with_kernels(product.model(product.node(**changes), **constants), tmp_path)
+    graph = rewrite(product.model(product.node(**changes), **constants))
     assert graph is not None
     with pytest.raises(Exception, match=r"out of range|another type or size"):
-        opened(graph)
+        open_model(graph)
 
 
-def test_activations_of_another_width_are_refused(tmp_path):
-    session = opened(with_kernels(Product(8, 32, 4, 32).model(), tmp_path))
+def test_activations_of_another_width_are_refused(rewrite, open_model):
+    session = open_model(rewrite(Product(8, 32, 4, 32).model()))
     with pytest.raises(Exception, match="last axis is not K"):
         session.run(None, {"x": np.zeros((1, 31), np.float32)})

@@ -4,14 +4,8 @@
 #include <string.h>
 
 #include "memory.h"
-#include "onnxruntime_abi.h"
+#include "operators.h"
 #include "product.h"
-
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
-#endif
 
 enum { X, VALUES, SCALES, ZEROS, ORDER, BIAS, INPUTS };
 enum { TASK = 64, SMALL_TASK = 16, FEW = 512 }; /* rows of the matrix in a thread's task, the smaller where it has few */
@@ -20,16 +14,6 @@ typedef struct {
     const OrtApi *api;
     Matrix matrix;
 } Kernel;
-
-#define TRY(call)                       \
-    do {                                \
-        OrtStatus *status_ = (call);    \
-        if (status_) return status_;    \
-    } while (0)
-
-static OrtStatus *wrong(const OrtApi *api, const char *message) {
-    return api->create_status(ORT_INVALID_ARGUMENT, message);
-}
 
 /* A constant input's memory, null where it is absent; refused if it has another type or number of elements. */
 static OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, size_t index, int type, int64_t count,
@@ -168,23 +152,18 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
 }
 
 static const char *name(const OrtCustomOp *op) { return (void)op, "MatMulNBits"; }
-static const char *provider(const OrtCustomOp *op) { return (void)op, NULL; } /* the CPU */
 static size_t input_count(const OrtCustomOp *op) { return (void)op, INPUTS; }
 static size_t output_count(const OrtCustomOp *op) { return (void)op, 1; }
 static int input_type(const OrtCustomOp *op, size_t i) {
-    return (void)op, i == VALUES || i == ZEROS ? ORT_UINT8 : i == ORDER ? 6 /* int32 */ : ORT_FLOAT;
+    return (void)op, i == VALUES || i == ZEROS ? ORT_UINT8 : i == ORDER ? ORT_INT32 : ORT_FLOAT;
 }
 static int output_type(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
 static int input_kind(const OrtCustomOp *op, size_t i) { return (void)op, i > SCALES ? ORT_OPTIONAL : ORT_REQUIRED; }
 static int output_kind(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_REQUIRED; }
-static int in_cpu_memory(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, 0; }
-static int one(const OrtCustomOp *op) { return (void)op, 1; }
-static int newest(const OrtCustomOp *op) { return (void)op, INT32_MAX; }
 
-static const OrtCustomOp matmul_nbits = {
-    .version = ORT_VERSION,
+const OrtCustomOp matmul_nbits = {
+    ON_CPU,
     .name = name,
-    .provider = provider,
     .input_type = input_type,
     .input_count = input_count,
     .output_type = output_type,
@@ -192,27 +171,6 @@ static const OrtCustomOp matmul_nbits = {
     .destroy = destroy,
     .input_kind = input_kind,
     .output_kind = output_kind,
-    .input_memory = in_cpu_memory,
-    .variadic_input_least = one,
-    .variadic_input_alike = one,
-    .variadic_output_least = one,
-    .variadic_output_alike = one,
     .create_kernel = create,
     .compute = compute,
-    .first_version = one,
-    .last_version = newest,
 };
-
-/* Called by onnxruntime for each session that asks for this library. */
-EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
-    static OrtDomain *domain; /* lives as long as the process, as sessions may */
-    const OrtApi *api = base->api(ORT_VERSION);
-    if (!api) return NULL; /* too old: it has said so itself, and will miss the operator */
-    if (!domain) {
-        OrtDomain *made = NULL;
-        TRY(api->create_domain("edgeport.simd", &made));
-        TRY(api->domain_add(made, &matmul_nbits));
-        domain = made;
-    }
-    return api->add_domain(options, domain);
-}

@@ -1,0 +1,22 @@
+/* Softmax attention of a few queries over one head's cache, in fp32. Knows no ONNX Runtime. */
+#pragma once
+#include <stdint.h>
+
+enum { QUERIES = 4, LARGEST_HEAD = 256 }; /* queries at a time; size of a head, a multiple of 8 */
+
+typedef struct {
+    int64_t heads, kv_heads, size;
+    float scale;
+    int rotates, interleaved;    /* whether positions are rotated into queries and keys, and which columns are a pair */
+    const float *cos, *sin;      /* (positions, pairs) */
+    int64_t positions, pairs;
+} Heads;
+
+/* One head of `size` values, rotated to its position and multiplied by `factor`. */
+void rotate(const Heads *h, const float *from, int64_t position, float factor, float *to);
+
+/* The outputs of `count` (1 to QUERIES) queries, each of `size` values: the r-th query sees the first visible[r] of the
+ * keys. keys and values are (most visible, size); queries are (QUERIES, size), and are read to the last. Online softmax,
+ * Milakov and Gimelshein 2018 (arXiv 1805.02867), over pieces of the cache. */
+void attend(int64_t size, int count, const float *queries, const float *keys, const float *values,
+            const int64_t *visible, float *const *outputs);
