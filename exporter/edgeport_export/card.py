@@ -122,10 +122,11 @@ def _how_checked(manifest: Manifest) -> str:
     if not validation.get("performed"):
         return "**Not validated**: the export was asked not to compare the graphs with the original."
     machine = validation.get("machine", {})
+    kernels = f", {machine['kernels']}" if machine.get("kernels") else ""
     return (
         f"Differences are to the original in PyTorch, fp32, over {validation['rows']} rows of "
         f"{validation['batches']} batches of sentences of many lengths, padding left out. "
         "Latencies are medians at batch × tokens, an indication from the machine of the export "
-        f"({machine.get('processor', 'unknown')}, {machine.get('threads', '?')} threads); "
+        f"({machine.get('processor', 'unknown')}, {machine.get('threads', '?')} threads{kernels}); "
         "`edgeport bench` measures on yours."
     )

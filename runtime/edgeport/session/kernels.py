@@ -15,10 +15,10 @@ from pathlib import Path
 from edgeport.bundle.onnx_wire import fields, varint
 from edgeport.session.cpu import cpu_features
 
-__all__ = ["DOMAIN", "OFF", "PACKAGE", "Kernels", "find_kernels"]
+__all__ = ["CHOICE", "DOMAIN", "PACKAGE", "Kernels", "find_kernels"]
 
-OFF = "EDGEPORT_KERNELS"
-"""Environment variable; 0 leaves the kernels alone."""
+CHOICE = "EDGEPORT_KERNELS"
+"""Environment variable: 0 leaves the kernels alone, 1 takes them wherever they run."""
 
 PACKAGE = "edgeport-kernels"
 DOMAIN = "edgeport.simd"
@@ -33,8 +33,8 @@ _FLOAT, _UINT8 = 1, 2
 _GRAPH, _NODE, _CONSTANT, _INPUT = 7, 1, 5, 11
 """Fields of a model, and of its graph."""
 _MOST_INPUTS = 16
-_FASTER_BY_ITSELF = ("avx512_vnni", "avx_vnni", "amx_int8")
-"""Where onnxruntime has instructions that these kernels do without."""
+_UNTRIED = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""Where onnxruntime has instructions that these kernels do without: nobody has measured which is faster there."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Kernels:
         if path.stat().st_size > _LARGEST:
             return None
         data = bytearray(path.read_bytes())
+        if not any(operator in data for operator in _FITS):
+            return None
         replaced = 0
         for domain in list(_replaceable(data)):
             data[domain : domain + len(_OURS)] = _OURS
@@ -61,9 +63,10 @@ class Kernels:
 
 
 def find_kernels() -> Kernels | None:
-    """The installed kernels, if they run on this processor and are the faster ones there."""
-    features = cpu_features()
-    if os.environ.get(OFF) == "0" or "avx2" not in features or any(name in features for name in _FASTER_BY_ITSELF):
+    """The installed kernels, if they run on this processor and are known to be faster there."""
+    asked, features = os.environ.get(CHOICE), cpu_features()
+    slower = asked != "1" and any(name in features for name in _UNTRIED)
+    if asked == "0" or "avx2" not in features or slower:
         return None
     try:
         import edgeport_kernels

@@ -62,7 +62,10 @@ class FakeGraph:
         return self._active
 
     def get_provider_graph_assignment_info(self) -> list[Any]:
-        return [SimpleNamespace(ep_name=n, get_nodes=lambda c=c: [None] * c) for n, c in self._nodes.items()]
+        return [
+            SimpleNamespace(ep_name=n, get_nodes=lambda c=c: [SimpleNamespace(domain="")] * c)
+            for n, c in self._nodes.items()
+        ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""When a session uses the kernels, and that it says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from edgeport.session import kernels as module
+from edgeport.session import open_plain_session
+from edgeport.session.kernels import CHOICE, PACKAGE, find_kernels
+
+from .test_products import Product
+
+AVX2 = frozenset({"avx2"})
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Sets what the processor has, and the choice."""
+
+    def become(features: frozenset[str], choice: str | None) -> None:
+        monkeypatch.setattr(module, "cpu_features", lambda: features)
+        monkeypatch.delenv(CHOICE, raising=False)
+        if choice is not None:
+            monkeypatch.setenv(CHOICE, choice)
+
+    return become
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    ("features", "choice", "used"),
+    [
+        (AVX2, None, True),
+        (AVX2, "0", False),
+        (AVX2, "1", True),
+        (AVX2 | {"avx512_vnni"}, None, False),
+        (AVX2 | {"avx_vnni"}, "1", True),
+        (frozenset({"asimd", "asimddp"}), "1", False),
+        (frozenset(), None, False),
+    ],
+    ids=str,
+)
+def test_the_processor_and_the_user_decide(features, choice, used, processor):
+    processor(features, choice)
+    assert (find_kernels() is not None) is used
+
+
+def test_a_session_says_which_nodes_they_run(kernels, processor, tmp_path):
+    product = Product(64, 64, 4, 32)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(product.model().SerializeToString())
+    x = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+    results = []
+    for choice, nodes in (("1", {PACKAGE: 1}), ("0", {"cpu": 1})):
+        processor(AVX2, choice)
+        with open_plain_session(path, threads=1) as session:
+            assert dict(session.report().nodes) == nodes
+            results.append(session.run({"x": x})["y"])
+    np.testing.assert_allclose(*results, rtol=1e-3, atol=1e-3 * np.abs(results[0]).max())
