@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 import sysconfig
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +44,16 @@ def compile_library(sources: Path, library: Path, target: str) -> None:
     Raises:
         subprocess.CalledProcessError: the compiler refuses; it has said why.
     """
+    # A cache of its own: the user's may be read-only, and what is compiled here is compiled once.
+    with tempfile.TemporaryDirectory() as cache:
+        _run_compiler(sources, library, target, {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache})
+
+
+def _run_compiler(sources: Path, library: Path, target: str, environment: Mapping[str, str]) -> None:
     flags = ["-O3", "-DNDEBUG", "-std=gnu11", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden", "-s"]
     files = sorted(map(str, sources.glob("*.c")))
     subprocess.run(
-        [sys.executable, "-m", "ziglang", "cc", "-target", target, *flags, *files, "-o", str(library)], check=True
+        [sys.executable, "-m", "ziglang", "cc", "-target", target, *flags, *files, "-o", str(library)],
+        check=True,
+        env={**os.environ, **environment},
     )
