@@ -14,7 +14,7 @@ from edgeport_bench.machine import describe_machine, noise_warnings, read_clock
 from edgeport_bench.options import BenchOptions
 from edgeport_bench.peers.catalog import resolve_peers
 from edgeport_bench.peers.specs import peer_specs
-from edgeport_bench.report import BenchReport, wrong_outputs
+from edgeport_bench.report import BenchReport, refusal_lines, wrong_outputs
 from edgeport_bench.subjects import SubjectSpec
 from edgeport_bench.targets import Target, open_target
 from edgeport_bench.workload import Workload, make_workload
@@ -66,6 +66,11 @@ def bench(path: str | Path, options: BenchOptions | None = None, *, say: Say = l
         new_tokens=workload.new_tokens,
         say=say,
     )
+    answered = {m.subject for m in results.measurements}
+    results.subjects = [s for s in results.subjects if s.name in answered]
+    refusals = [*refusals, *results.refusals]
+    if not answered:
+        raise UsageError(" ".join(["nothing could be measured.", *refusal_lines(refusals)]))
     noise = noise_warnings(machine, clock, read_clock(), [m.rounds for m in results.measurements])
     alive = [spec for spec in specs if spec.name in {s.name for s in results.subjects}]
     if options.cold:
@@ -87,7 +92,7 @@ def bench(path: str | Path, options: BenchOptions | None = None, *, say: Say = l
         measurements=results.measurements,
         reference=reference,
         baseline=_baseline(alive),
-        refusals=[*refusals, *results.refusals],
+        refusals=refusals,
         warnings=[*noise, *wrong_outputs(results.measurements, reference)],
     )
 

@@ -57,16 +57,28 @@ class GraphInputs:
 
     def default_lengths(self) -> list[int]:
         """A short and a longer one, where the graph leaves it open."""
-        seconds = [i.shape[1] for i in self.inputs if len(i.shape) > 1]
-        is_open = any(not isinstance(axis, int) for axis in seconds)
-        return [16, 128] if is_open else [next((axis for axis in seconds if isinstance(axis, int)), 1)]
+        if any(self._is_length(i, place) for i in self.inputs for place in range(len(i.shape))):
+            return [16, 128]
+        return [next((self._size(i, 1, 1, 1) for i in self.inputs if len(i.shape) > 1), 1)]
 
     def make_feeds(self, shapes: Sequence[Shape]) -> dict[Shape, Feeds]:
         """Random tensors for each shape, the same at every call; masks are ones, positions count, types are zeros.
 
         Raises:
-            UsageError: an axis whose size nothing tells, or a type that is not known.
+            UsageError: an axis whose size nothing tells, one that is given and not there, a length where none is
+                open, or a type that is not known.
         """
+        named = {axis for i in self.inputs for axis in i.shape if isinstance(axis, str)}
+        for axis in self.axes:
+            if axis not in named:
+                known = f"those that have one are {', '.join(sorted(named))}" if named else "none has one"
+                raise UsageError(f"no axis of the graph's inputs has the name {axis!r}: {known}.")
+        lengths, fixed = sorted({length for _, length in shapes}), self.default_lengths()
+        if len(fixed) == 1 and lengths != fixed:
+            raise UsageError(
+                f"the graph's length is {fixed[0]} and not open, and {', '.join(map(str, lengths))} was asked for: "
+                "leave --length out."
+            )
         return {(b, n): {i.name: self._tensor(i, b, n) for i in self.inputs} for b, n in shapes}
 
     def _tensor(self, port: GraphInput, batch: int, length: int) -> npt.NDArray[Any]:
@@ -94,14 +106,22 @@ class GraphInputs:
             return self.axes[str(axis)]
         if "past" in name and "+" not in name:
             return 0
+        if self._is_length(port, place):
+            return length
         if "batch" in name or place == 0:
             return batch
-        if "seq" in name or "len" in name or place == 1:
-            return length
         raise UsageError(
             f"axis {place} of the input {port.name!r} is {axis or 'without a name'}, and nothing tells its size: "
             f"pass --axis {axis or 'NAME'}=SIZE."
         )
+
+    def _is_length(self, port: GraphInput, place: int) -> bool:
+        """Whether an axis is open, and what the length decides."""
+        axis = port.shape[place]
+        name = str(axis or "").lower()
+        if isinstance(axis, int) or axis in self.axes or ("past" in name and "+" not in name) or "batch" in name:
+            return False
+        return place != 0 and ("seq" in name or "len" in name or place == 1)
 
 
 def read_graph_inputs(path: Path) -> GraphInputs:

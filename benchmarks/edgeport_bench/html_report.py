@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from edgeport_bench.harness import Refusal
 from edgeport_bench.offline_page import Figure, offline_page
+from edgeport_bench.report import refusal_lines
 
 __all__ = ["html_report"]
 
@@ -137,10 +139,7 @@ def _summary(result: Mapping[str, Any]) -> str:
         f"{result['task'] or 'ONNX graph'}, {settings['threads']} threads, {machine['processor']}",
         f"{machine['system']}, {machine['memory_bytes'] / 2**30:.0f} GiB; {versions}",
     ]
-    notes = [
-        f"{r['subject']} was not measured{r['where'] and ' at '}{r['where']}: {r['reason']}" for r in result["refusals"]
-    ]
-    notes += result["warnings"]
+    notes = [*refusal_lines([Refusal(**r) for r in result["refusals"]]), *result["warnings"]]
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
     return "".join(f'<p class="quiet">{escape(line)}</p>' for line in lines) + (f"<ul>{listed}</ul>" if notes else "")
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edgeport_bench.harness import FIRST, NEXT, READ, TEXTS, Measurement, Refusal, SubjectRecord
 from edgeport_bench.machine import Machine
 from edgeport_bench.measure import Ratio, latency, latency_intervals, median_rate, ratio_of_medians, throughput
 
-__all__ = ["BenchReport", "as_json", "print_report", "speedups", "wrong_outputs"]
+__all__ = ["BenchReport", "as_json", "print_report", "refusal_lines", "speedups", "wrong_outputs"]
 
 SCHEMA = 2
 LEAST_COSINE = 0.9
@@ -76,6 +77,17 @@ def wrong_outputs(measurements: Sequence[Measurement], reference: str | None) ->
     ]
 
 
+def refusal_lines(refusals: Sequence[Refusal]) -> list[str]:
+    """One sentence for each subject and reason, with all shapes that it holds for."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for r in refusals:
+        found.setdefault((r.subject, r.reason), []).append(r.where)
+    return [
+        f"{subject} was not measured{' at ' if any(where) else ''}{', '.join(filter(None, where))}: {reason}"
+        for (subject, reason), where in found.items()
+    ]
+
+
 def as_json(report: BenchReport) -> dict[str, Any]:
     """Plain types; times in milliseconds, sizes in bytes, raw samples by round."""
     rows = []
@@ -122,7 +134,7 @@ def as_json(report: BenchReport) -> dict[str, Any]:
 def print_report(report: BenchReport, console: Console) -> None:
     """The tables: speed by shape, then what each subject costs."""
     machine = report.machine
-    console.print(f"[bold]{report.source}[/], {report.task}", highlight=False)
+    console.print(f"[bold]{escape(report.source)}[/], {report.task or 'ONNX graph'}", highlight=False)
     console.print(
         f"[dim]{machine.processor}, {report.settings['threads']} threads, onnxruntime "
         f"{machine.versions.get('onnxruntime', '?')}[/]",
@@ -132,9 +144,8 @@ def print_report(report: BenchReport, console: Console) -> None:
     for phase in dict.fromkeys(m.phase for m in report.measurements):
         console.print(_speed_table(report, phase, ratios))
     console.print(_cost_table(report))
-    for refusal in report.refusals:
-        where = f" at {refusal.where}" if refusal.where else ""
-        console.print(f"[yellow]–[/] {refusal.subject} was not measured{where}: {refusal.reason}", highlight=False)
+    for line in refusal_lines(report.refusals):
+        console.print(f"[yellow]–[/] {escape(line)}", highlight=False)
     for warning in report.warnings:
         console.print(f"[yellow]![/] {warning}", highlight=False)
 

@@ -13,7 +13,7 @@ from edgeport.errors import UsageError
 from edgeport_bench.bench import BenchOptions, bench
 from edgeport_bench.peers import specs
 from edgeport_bench.report import as_json
-from edgeport_bench.subjects.torch_original import open_subject
+from edgeport_bench.subjects.torch_original import TorchOriginal, open_subject
 from edgeport_export import Recipe, export
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -155,3 +155,17 @@ def test_a_hugging_face_model_is_measured_by_itself(original: Path) -> None:
     report = as_json(bench(original, BenchOptions(batches=(1,), lengths=(5,), seconds=0.02, threads=1)))
     assert [m["subject"] for m in report["measurements"]] == ["torch"]
     assert (report["task"], report["baseline"]) == ("feature-extraction", "torch")
+
+
+def test_what_runs_in_the_models_place_is_not_asked_for_its_truth() -> None:
+    class Compiled:
+        """As torch's: asked whether it is true, it counts the model's parts, and a model has none."""
+
+        def __call__(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"y": x + 1}
+
+        def __len__(self) -> int:
+            raise TypeError("the model does not support len()")
+
+    subject = TorchOriginal(torch.nn.Identity(), None, ["y"], run=Compiled())
+    assert subject.run({"x": np.zeros(2, np.float32)})["y"].tolist() == [1, 1]

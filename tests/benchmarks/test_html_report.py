@@ -8,7 +8,7 @@ import re
 from edgeport_bench.harness import FIRST, NEXT, Measurement, Refusal, SubjectRecord
 from edgeport_bench.html_report import html_report
 from edgeport_bench.machine import describe_machine
-from edgeport_bench.report import BenchReport, as_json
+from edgeport_bench.report import BenchReport, as_json, refusal_lines
 
 EVIL = "</script><script>alert(1)</script>"
 
@@ -51,3 +51,8 @@ def test_the_page_needs_no_network_and_trusts_no_name() -> None:
     assert EVIL not in page
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in own
     assert "llama.cpp was not measured" in page
+
+
+def test_one_reason_is_told_once() -> None:
+    refusals = [Refusal("ct2", "1 × 16", "no"), Refusal("ct2", "1 × 128", "no"), Refusal("ov", "", "no")]
+    assert refusal_lines(refusals) == ["ct2 was not measured at 1 × 16, 1 × 128: no", "ov was not measured: no"]

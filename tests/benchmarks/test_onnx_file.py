@@ -38,9 +38,28 @@ def test_a_graph_of_fixed_shape_needs_no_option(tmp_path: Path) -> None:
 def test_open_axes_come_from_options(tmp_path: Path) -> None:
     path = _graph(tmp_path / "open.onnx", ["batch", 3, "height", "width"])
     with pytest.raises(UsageError, match=r"axis 2 of the input 'pixels' is height.*--axis height=SIZE"):
-        bench(path, BenchOptions(batches=(2,), lengths=(1,)))
-    options = BenchOptions(batches=(2,), lengths=(1,), axes=(("height", 5), ("width", 6)), seconds=0.02, threads=1)
+        bench(path, BenchOptions(batches=(2,)))
+    options = BenchOptions(batches=(2,), axes=(("height", 5), ("width", 6)), seconds=0.02, threads=1)
     assert as_json(bench(path, options))["measurements"][0]["runs"] >= 5
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (BenchOptions(axes=(("hieght", 5),)), "no axis .* 'hieght': those that have one are batch, sequence"),
+        (BenchOptions(axes=(("sequence", 512),), lengths=(16,)), "length is 512 and not open, and 16 was asked for"),
+    ],
+)
+def test_axes_and_lengths_that_change_nothing_are_refused(tmp_path: Path, options: BenchOptions, words: str) -> None:
+    path = _graph(tmp_path / "open.onnx", ["batch", "sequence"])
+    with pytest.raises(UsageError, match=words):
+        bench(path, options)
+
+
+def test_a_length_that_is_given_as_an_axis_is_the_one_that_is_shown(tmp_path: Path) -> None:
+    path = _graph(tmp_path / "open.onnx", ["batch", "sequence"])
+    found = as_json(bench(path, BenchOptions(axes=(("sequence", 12),), batches=(2,), seconds=0.02, threads=1)))
+    assert [(row["batch"], row["length"]) for row in found["measurements"]] == [(2, 12)]
 
 
 def test_inputs_are_made_by_name() -> None:

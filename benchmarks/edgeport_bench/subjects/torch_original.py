@@ -27,7 +27,7 @@ class TorchOriginal:
     def __init__(self, model: Any, head: Any | None, outputs: Sequence[str], *, run: Any = None) -> None:
         """``run`` is called in the model's place."""
         self._model = model
-        self._run = run or model
+        self._run = model if run is None else run  # a compiled model has no truth value
         self._head = head
         self._outputs = tuple(outputs)
         takes = inspect.signature(model.forward).parameters
