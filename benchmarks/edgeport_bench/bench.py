@@ -72,7 +72,7 @@ def bench(path: str | Path, options: BenchOptions | None = None, *, say: Say = l
     if not answered:
         raise UsageError(" ".join(["nothing could be measured.", *refusal_lines(refusals)]))
     noise = noise_warnings(machine, clock, read_clock(), [m.rounds for m in results.measurements])
-    alive = [spec for spec in specs if spec.name in {s.name for s in results.subjects}]
+    alive = [spec for spec in specs if spec.name in answered]
     if options.cold:
         first = next(iter(workload.feeds.values()))
         cold = measure_cold_starts(alive, first, writes=workload.new_tokens > 0, say=say)

@@ -104,7 +104,7 @@ class GraphInputs:
         name = (axis or "").lower()
         if axis in self.axes:
             return self.axes[str(axis)]
-        if "past" in name and "+" not in name:
+        if _is_past(name):
             return 0
         if self._is_length(port, place):
             return length
@@ -119,9 +119,14 @@ class GraphInputs:
         """Whether an axis is open, and what the length decides."""
         axis = port.shape[place]
         name = str(axis or "").lower()
-        if isinstance(axis, int) or axis in self.axes or ("past" in name and "+" not in name) or "batch" in name:
+        if isinstance(axis, int) or axis in self.axes or _is_past(name) or "batch" in name:
             return False
         return place != 0 and ("seq" in name or "len" in name or place == 1)
+
+
+def _is_past(name: str) -> bool:
+    """Whether an axis of that name counts the tokens of a cache alone, and none that are new."""
+    return "past" in name and "+" not in name
 
 
 def read_graph_inputs(path: Path) -> GraphInputs:

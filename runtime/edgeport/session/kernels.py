@@ -55,11 +55,10 @@ class Kernels:
         data = bytearray(path.read_bytes())
         if not any(operator in data for operator in _FITS):
             return None
-        replaced = 0
-        for domain in list(_replaceable(data)):
-            data[domain : domain + len(_OURS)] = _OURS
-            replaced += 1
-        return bytes(data) + _OPSET_IMPORT if replaced else None
+        domains = list(_replaceable(data))
+        for at in domains:
+            data[at : at + len(_OURS)] = _OURS
+        return bytes(data) + _OPSET_IMPORT if domains else None
 
 
 def find_kernels() -> Kernels | None:

@@ -100,8 +100,7 @@ _CONFIG = {
 def _with_kernels(path: Path, options: SessionOptions) -> bytes | None:
     """The graph as installed kernels run it, with their operators in ``options``; None where they have none for it."""
     kernels = find_kernels()
-    graph = kernels.graph(path) if kernels is not None else None
-    if kernels is None or graph is None:
+    if kernels is None or (graph := kernels.graph(path)) is None:
         return None
     options.register_custom_ops_library(str(kernels.library))
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))

@@ -6,7 +6,7 @@
 
 #include "attention.h"
 #include "operators.h"
-#include "product.h"
+#include "processor.h"
 
 enum { QUERY, KEY, VALUE, PAST_KEY, PAST_VALUE, LAST, TOTAL, COS, SIN, INPUTS };
 enum { OUTPUT, PRESENT_KEY, PRESENT_VALUE, OUTPUTS };
@@ -27,7 +27,7 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
     int64_t rotates = 0, interleaved = 0;
     OrtStatus *status = api->attribute_int(info, "num_heads", &h->heads);
     if (!status) status = api->attribute_int(info, "kv_num_heads", &h->kv_heads);
-    if (!status && !product_supported()) status = api->create_status(ORT_FAIL, "this processor has no AVX2");
+    if (!status && !processor_supported()) status = api->create_status(ORT_FAIL, "this processor has no AVX2");
     if (!status && (h->heads < 1 || h->kv_heads < 1 || h->heads % h->kv_heads || h->heads > 1 << 16))
         status = wrong(api, "num_heads or kv_num_heads is out of range");
     if (status) return free(kernel), status;
@@ -203,22 +203,18 @@ static const char *name(const OrtCustomOp *op) { return (void)op, "GroupQueryAtt
 static size_t input_count(const OrtCustomOp *op) { return (void)op, INPUTS; }
 static size_t output_count(const OrtCustomOp *op) { return (void)op, OUTPUTS; }
 static int input_type(const OrtCustomOp *op, size_t i) { return (void)op, i == LAST || i == TOTAL ? ORT_INT32 : ORT_FLOAT; }
-static int output_type(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
 static int input_kind(const OrtCustomOp *op, size_t i) {
     return (void)op, i == KEY || i == VALUE || i > TOTAL ? ORT_OPTIONAL : ORT_REQUIRED;
 }
-static int output_kind(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_REQUIRED; }
 
 const OrtCustomOp group_query_attention = {
     ON_CPU,
     .name = name,
     .input_type = input_type,
     .input_count = input_count,
-    .output_type = output_type,
     .output_count = output_count,
     .destroy = destroy,
     .input_kind = input_kind,
-    .output_kind = output_kind,
     .create_kernel = create,
     .compute = compute,
 };

@@ -5,6 +5,7 @@
 
 #include "memory.h"
 #include "operators.h"
+#include "processor.h"
 #include "product.h"
 
 enum { X, VALUES, SCALES, ZEROS, ORDER, BIAS, INPUTS };
@@ -50,7 +51,7 @@ static OrtStatus *fill(Kernel *kernel, const OrtKernelInfo *info) {
     TRY(api->attribute_int(info, "K", &m->k));
     TRY(api->attribute_int(info, "bits", &bits));
     TRY(api->attribute_int(info, "block_size", &m->block));
-    if (!product_supported()) return api->create_status(ORT_FAIL, "this processor has no AVX2");
+    if (!processor_supported()) return api->create_status(ORT_FAIL, "this processor has no AVX2");
     if (m->n < 1 || m->k < 1 || m->n > INT32_MAX || m->k > INT32_MAX || (bits != 4 && bits != 8) || m->block < 16 ||
         m->block > 256 || m->block % 16)
         return wrong(api, "N, K, bits or block_size is out of range");
@@ -157,20 +158,16 @@ static size_t output_count(const OrtCustomOp *op) { return (void)op, 1; }
 static int input_type(const OrtCustomOp *op, size_t i) {
     return (void)op, i == VALUES || i == ZEROS ? ORT_UINT8 : i == ORDER ? ORT_INT32 : ORT_FLOAT;
 }
-static int output_type(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
 static int input_kind(const OrtCustomOp *op, size_t i) { return (void)op, i > SCALES ? ORT_OPTIONAL : ORT_REQUIRED; }
-static int output_kind(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_REQUIRED; }
 
 const OrtCustomOp matmul_nbits = {
     ON_CPU,
     .name = name,
     .input_type = input_type,
     .input_count = input_count,
-    .output_type = output_type,
     .output_count = output_count,
     .destroy = destroy,
     .input_kind = input_kind,
-    .output_kind = output_kind,
     .create_kernel = create,
     .compute = compute,
 };

@@ -22,7 +22,6 @@ typedef struct {
     int32_t *sums;     /* (rows, blocks), of the values */
 } Activations;
 
-int product_supported(void);
 size_t packed_size(const Matrix *m);
 
 /* Interleave the matrix as MatMulNBits stores it: values (n, blocks, block * bits / 8), scales (n, blocks), zero points

@@ -14,22 +14,10 @@
 #include <string.h>
 
 #if defined(__x86_64__) || defined(_M_X64)
-#include <cpuid.h>
 #include <immintrin.h>
 #define AVX2 __attribute__((target("avx2,fma")))
 
 enum { TILE = 4, CHUNK = 16 }; /* rows of x: multiplied at a time, and kept in the first cache meanwhile */
-
-/* By cpuid (Intel's manual, volume 2A): the processor has the instructions, and the system saves their registers.
- * __builtin_cpu_supports says no to everything where zig links. */
-int product_supported(void) {
-    unsigned a, b, c, d, saved, ignored;
-    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
-    const int fma = c >> 12 & 1, saves = c >> 27 & 1;
-    if (!fma || !saves || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
-    __asm__("xgetbv" : "=a"(saved), "=d"(ignored) : "c"(0));
-    return (b >> 5 & 1) && (saved & 6) == 6;
-}
 
 static size_t values_size(const Matrix *m) { return (size_t)(ROWS * m->block * m->bits / 8); }
 
@@ -194,7 +182,6 @@ AVX2 void multiply(const Matrix *m, const Activations *x, int64_t rows, int64_t 
 
 #else
 
-int product_supported(void) { return 0; }
 size_t packed_size(const Matrix *m) { return (void)m, 0; }
 void pack(const Matrix *m, const uint8_t *v, const float *s, const uint8_t *z) { (void)m, (void)v, (void)s, (void)z; }
 void quantize_row(const Matrix *m, const float *x, const Activations *to, int64_t row) {

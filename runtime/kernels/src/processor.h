@@ -1,0 +1,4 @@
+/* What the kernels need of the processor. */
+#pragma once
+
+int processor_supported(void);
