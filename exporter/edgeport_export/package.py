@@ -44,6 +44,7 @@ def manifest(
     source: Source,
     recipe: Recipe,
     *,
+    sha256: str,
     variants: Mapping[str, Variant],
     graph: ir.Graph,
     capture: Mapping[str, Any],
@@ -53,7 +54,7 @@ def manifest(
     """All that the bundle says of itself; ``files`` is for the writer to fill in."""
     return Manifest(
         task=source.task.name,
-        source=_model_source(source),
+        source=_model_source(source, sha256),
         variants=variants,
         inputs=_tensor_specs(graph.inputs),
         outputs=_tensor_specs(graph.outputs),
@@ -104,13 +105,13 @@ def _labels(source: Source) -> tuple[str, ...]:
     return tuple(names.get(i, f"LABEL_{i}") for i in range(source.config.num_labels))
 
 
-def _model_source(source: Source) -> ModelSource:
+def _model_source(source: Source, sha256: str) -> ModelSource:
     return ModelSource(
         id=source.id,
         architecture=type(source.model).__name__,
         model_type=source.config.model_type,
         revision=source.revision,
-        sha256=source.pruning.get("original_sha256") or source.weights_sha256(),
+        sha256=source.pruning.get("original_sha256", sha256),
     )
 
 

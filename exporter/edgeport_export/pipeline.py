@@ -95,6 +95,7 @@ def export(
             manifest = package.manifest(
                 source,
                 recipe,
+                sha256=made.sha256,
                 variants=made.variants,
                 graph=made.graph,
                 capture=made.capture,
@@ -111,6 +112,7 @@ class _Made:
     """What the stages between loading and packaging leave: files in the bundle's folder, and this."""
 
     graph: ir.Graph
+    sha256: str
     capture: Mapping[str, Any]
     validation: Mapping[str, Any] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
@@ -120,7 +122,7 @@ class _Made:
 def _make(head: ExportHead, source: Source, recipe: Recipe, directory: Path, progress: Progress) -> _Made:
     """Prepare the model, and make and judge every variant."""
     prepared = prepare(head, source, recipe, progress)
-    made = _Made(prepared.graph.graph, prepared.capture)
+    made = _Made(prepared.graph.graph, prepared.sha256, prepared.capture)
     progress.note(_capture_note(made.capture))
     # The graph holds the model's own memory, and what is rounded before the capture is rounded in place: it comes last.
     for precision in sorted(recipe.precisions, key=lambda p: prepared.rounding(p, recipe) is not None):

@@ -59,8 +59,8 @@ QUESTION = "Who was born in Zürich?"
 
 _EVALUATED = 4096
 """Tokens, at most, that a model which writes text is scored on."""
-_EVALUATED_VALUES = 2**25
-"""Predictions that are kept of them, at most (two bytes each): 640 tokens of a vocabulary of 50,257."""
+_EVALUATED_VALUES = 2**24
+"""Predictions that are kept of them, at most (two bytes each): 4,096 tokens of a vocabulary of as many."""
 _EVALUATED_LEAST = 512
 """Tokens that there are to be however large the vocabulary is."""
 _PIECE = 128

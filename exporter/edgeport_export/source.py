@@ -34,7 +34,7 @@ from edgeport_export.recipe import Recipe
 from edgeport_export.sentence import SentenceHead, load_sentence_head
 from edgeport_export.tasks import ExportTask, infer_task, resolve_task
 
-__all__ = ["Source", "load_source", "settle_task"]
+__all__ = ["Source", "load_source", "settle_task", "sha256_of_weights"]
 
 
 @dataclass
@@ -66,11 +66,16 @@ class Source:
 
     def weights_sha256(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes of all weights, in order of name."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return sha256_of_weights(self.model.state_dict())
+
+
+def sha256_of_weights(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in order of name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def load_source(

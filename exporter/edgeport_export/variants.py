@@ -6,6 +6,7 @@ An export makes those that it was asked for; a search for the best one makes man
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ from edgeport_export.samples import (
     timing_batches,
     validation_batches,
 )
-from edgeport_export.source import Source
+from edgeport_export.source import Source, sha256_of_weights
 from edgeport_export.validate import Reference, Verdict, make_reference, text_quality, validate
 
 __all__ = [
@@ -76,6 +77,8 @@ class Prepared:
     source: Source
     graph: ir.Model
     """In fp32, before what a precision does to it."""
+    sha256: str
+    """Of the weights, before anything was changed."""
     capture: Mapping[str, Any]
     """How the graph came about, for the manifest."""
     reference: Reference | None
@@ -97,11 +100,15 @@ def prepare(head: ExportHead, source: Source, recipe: Recipe, progress: Progress
     samples = _samples(source, recipe) if sampled else []
     seen = int8_samples(source, recipe) if "int8" in recipe.precisions and not generates else []
     reference = _run_original(head, source, recipe, progress)
-    with progress.stage("capture", "Capture the graph"):
+    weights = source.model.state_dict()  # as they are: while it is traced, the model has others
+    with progress.stage("capture", "Capture the graph"), ThreadPoolExecutor(1) as beside:
+        # A second of hashing for 0.5 GB, while tracing keeps one core busy.
+        sha256 = beside.submit(sha256_of_weights, weights)
         captured = _capture(head, source, recipe)
     with progress.stage("optimize", "Optimize the graph"):
         graph = run_passes(captured.model, PREPARE)
-    return Prepared(head, source, graph, package.capture_record(captured, graph), reference, samples, seen)
+    record = package.capture_record(captured, graph)
+    return Prepared(head, source, graph, sha256.result(), record, reference, samples, seen)
 
 
 def make_variant(

@@ -142,6 +142,7 @@ class Workshop:
                 package.manifest(
                     prepared.source,
                     recipe,
+                    sha256=prepared.sha256,
                     variants=variants,
                     graph=prepared.graph.graph,
                     capture=prepared.capture,
