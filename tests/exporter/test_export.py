@@ -58,6 +58,12 @@ def test_attention_is_one_operator(exported: Bundle, precision: str) -> None:
     assert not {n.domain for n in graph.node} - {"", "com.microsoft"}
 
 
+def test_a_graph_says_nothing_of_the_machine_that_made_it(exported: Bundle) -> None:
+    for variant in exported.manifest.variants.values():
+        graph = exported.graph(variant.graphs["model"]).read_bytes()
+        assert not any(word in graph for word in (b"site-packages", b"stack_trace", str(Path.cwd()).encode(), b".py"))
+
+
 def test_the_stored_tokenizer_neither_cuts_nor_pads(exported: Bundle) -> None:
     from tokenizers import Tokenizer
 

@@ -43,7 +43,7 @@ def external_files(path: Path) -> frozenset[str]:
         raise BundleError(f"{path.name} is empty: copy the bundle again, or export it again.")
     try:
         with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if not any(number == 7 for number, _, _ in _messages(data, 0, len(data))):
+            if not any(number == 7 and first < last for number, first, last in fields(data, 0, len(data))):
                 raise ValueError("it has no graph")
             return frozenset(_walk(data, "model", 0, len(data), 0))
     except (ValueError, IndexError) as e:
@@ -55,27 +55,22 @@ def _walk(data: Data, message: str, start: int, end: int, depth: int) -> Iterato
         raise ValueError(f"it nests deeper than {_MAX_DEPTH} messages")
     if message == "node" and not _worth_walking(data, start, end):
         return
-    fields = _FIELDS[message]
-    for number, first, last in _messages(data, start, end):
-        if number not in fields:
+    wanted = _FIELDS[message]
+    for number, first, last in fields(data, start, end):
+        if number not in wanted:
             continue
-        if fields[number] == "entry":
-            entry = {n: data[a:b] for n, a, b in _messages(data, first, last)}
+        if wanted[number] == "entry":
+            entry = {n: data[a:b] for n, a, b in fields(data, first, last)}
             if entry.get(1) == _LOCATION:
                 yield entry.get(2, b"").decode("utf-8", errors="replace")
         else:
-            yield from _walk(data, fields[number], first, last, depth + 1)
+            yield from _walk(data, wanted[number], first, last, depth + 1)
 
 
 def _worth_walking(data: Data, start: int, end: int) -> bool:
     """Nodes are many and nearly never hold a tensor, so they are searched before they are parsed."""
     if data.find(_COMPILED, start, end) >= 0 and any(
-        number == 4 and data[a:b] == _COMPILED for number, a, b in _messages(data, start, end)
+        number == 4 and data[a:b] == _COMPILED for number, a, b in fields(data, start, end)
     ):
         raise BundleError("the graph holds a compiled program (EPContext) for a driver: do not use this bundle.")
     return data.find(_LOCATION, start, end) >= 0 or data.find(_COMPILED, start, end) >= 0
-
-
-def _messages(data: Data, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The fields with a length in ``data[start:end]``: number, first byte, byte after the last."""
-    return (field for field in fields(data, start, end) if field[1] < field[2])

@@ -1,46 +1,63 @@
-"""The fields of protobuf messages, as they lie in a file: enough to find one's way in an ONNX model without onnx."""
+"""Protobuf messages as they lie in a file: enough to find one's way in an ONNX model without onnx, and to change it."""
 
 from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-__all__ = ["Data", "fields", "varint"]
+__all__ = ["BYTES", "VARINT", "Data", "Part", "fields", "integer", "message", "parts", "varint"]
 
 Data: TypeAlias = "bytes | bytearray | mmap.mmap"
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
+"""Kinds of values."""
 
 
-def fields(data: Data, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The fields in ``data[start:end]`` whose values are integers, text or messages.
+class Part(NamedTuple):
+    """A field: its number, the kind of its value, and bytes."""
 
-    Yields:
-        Number, first byte, byte after the last; for an integer the same byte twice, where it begins.
+    number: int
+    kind: int
+    begin: int
+    """Where its key stands."""
+    start: int
+    """Where its value stands."""
+    end: int
+
+
+def parts(data: Data, start: int, end: int) -> Iterator[Part]:
+    """All fields in ``data[start:end]``, one behind the other.
 
     Raises:
         ValueError: it is no protobuf, or cut off. IndexError: it is cut off within an integer.
     """
     at = start
     while at < end:
+        begin = at
         key, at = varint(data, at)
-        kind = key & 7
-        if kind == _BYTES:
-            length, at = varint(data, at)
-            if at + length > end:
-                raise ValueError("it is cut off")
-            yield key >> 3, at, at + length
-            at += length
-        elif kind == _VARINT:
-            yield key >> 3, at, at
+        first, kind = at, key & 7
+        if kind == BYTES:
+            length, first = varint(data, at)
+            at = first + length
+        elif kind == VARINT:
             _, at = varint(data, at)
         elif kind in (_FIXED32, _FIXED64):
             at += 4 if kind == _FIXED32 else 8
         else:
             raise ValueError(f"byte {at} is no protobuf")
-    if at > end:
-        raise ValueError("it is cut off")
+        if at > end:
+            raise ValueError("it is cut off")
+        yield Part(key >> 3, kind, begin, first, at)
+
+
+def fields(data: Data, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The fields in ``data[start:end]`` whose values are text or messages: number, first byte, byte after the last.
+
+    Raises:
+        ValueError: it is no protobuf, or cut off. IndexError: it is cut off within an integer.
+    """
+    return ((p.number, p.start, p.end) for p in parts(data, start, end) if p.kind == BYTES)
 
 
 def varint(data: Data, at: int) -> tuple[int, int]:
@@ -59,3 +76,22 @@ def varint(data: Data, at: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise ValueError(f"byte {at} is no protobuf")
+
+
+def message(number: int, *contents: bytes) -> bytes:
+    """A field that holds a message or text."""
+    return _varint(number << 3 | BYTES) + _varint(sum(map(len, contents))) + b"".join(contents)
+
+
+def integer(number: int, value: int) -> bytes:
+    """A field that holds an integer, which is not negative."""
+    return _varint(number << 3 | VARINT) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    written = bytearray()
+    while value > 0x7F:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    written.append(value)
+    return bytes(written)

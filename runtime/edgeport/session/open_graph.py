@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgeport.errors import ProviderError
 from edgeport.session.cpu import usable_threads
-from edgeport.session.kernels import DOMAIN, PACKAGE, find_kernels
+from edgeport.session.kernel_graph import DOMAIN
+from edgeport.session.kernels import PACKAGE, find_kernels
 from edgeport.session.plugins import is_registered, plugin_device, plugin_options
 from edgeport.session.providers import PROVIDERS, Provider
 

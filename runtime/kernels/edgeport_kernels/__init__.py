@@ -1,16 +1,19 @@
-"""Kernels for onnxruntime on x86 processors with AVX2: products with weights of 4 and 8 bits.
+"""Kernels for onnxruntime on x86 processors with AVX2: products with weights of 4 and 8 bits, attention to a cache.
 
 ``edgeport`` uses them where they are installed. With onnxruntime alone: register ``library()`` with the session's
-options and give the graph's MatMulNBits nodes the domain ``edgeport.simd``.
+options and give the graph's MatMulNBits and GroupQueryAttention nodes the domain ``edgeport.simd``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["__version__", "library"]
+__all__ = ["INTERFACE", "__version__", "library"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+INTERFACE = 2
+"""Which operators there are, and what they take; another number is another library."""
 
 
 def library() -> Path | None:

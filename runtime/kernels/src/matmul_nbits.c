@@ -1,5 +1,6 @@
 /* The operator edgeport.simd::MatMulNBits: inputs, attributes and meaning of com.microsoft::MatMulNBits with
- * accuracy_level 4 (activations in 8 bits), without g_idx. */
+ * accuracy_level 4 (activations in 8 bits), without g_idx. What stands around a product may be part of it: a prologue of
+ * its activations, and a residual that is added to its result (attributes prologue, gated and epsilon, inputs 6 to 8). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,12 +9,13 @@
 #include "processor.h"
 #include "product.h"
 
-enum { X, VALUES, SCALES, ZEROS, ORDER, BIAS, INPUTS };
+enum { X, VALUES, SCALES, ZEROS, ORDER, BIAS, NORM_SCALE, NORM_BIAS, RESIDUAL, INPUTS };
 enum { TASK = 64, SMALL_TASK = 16, FEW = 512 }; /* rows of the matrix in a thread's task, the smaller where it has few */
 
 typedef struct {
     const OrtApi *api;
     Matrix matrix;
+    Prologue prologue;
 } Kernel;
 
 /* A constant input's memory, null where it is absent; refused if it has another type or number of elements. */
@@ -75,12 +77,25 @@ static OrtStatus *fill(Kernel *kernel, const OrtKernelInfo *info) {
     return NULL;
 }
 
+static OrtStatus *read_prologue(const OrtApi *api, const OrtKernelInfo *info, Prologue *p) {
+    p->epsilon = 1e-5f; /* ONNX's default */
+    OrtStatus *absent[] = {api->attribute_int(info, "prologue", &p->kind), api->attribute_int(info, "gated", &p->gated),
+                           api->attribute_float(info, "epsilon", &p->epsilon)};
+    for (int i = 0; i < 3; i++)
+        if (absent[i]) api->release_status(absent[i]);
+    const int activation = p->kind >= SILU && p->kind < PROLOGUES;
+    if (p->kind < AS_IS || p->kind >= PROLOGUES || (p->gated && !activation))
+        return wrong(api, "the product has no such prologue");
+    return NULL;
+}
+
 static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
     (void)op;
     Kernel *kernel = calloc(1, sizeof *kernel);
     if (!kernel) return api->create_status(ORT_FAIL, "out of memory");
     kernel->api = api;
     OrtStatus *status = fill(kernel, info);
+    if (!status) status = read_prologue(api, info, &kernel->prologue);
     if (status) {
         destroy(kernel);
         kernel = NULL;
@@ -91,21 +106,48 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
 
 typedef struct {
     const Matrix *matrix;
+    Prologue prologue;
     Activations activations;
-    const float *x;
+    const float *x, *residual;
     float *y;
     int64_t rows, task;
 } Call;
 
 static void quantize_task(void *data, size_t index) {
     const Call *call = data;
-    quantize_row(call->matrix, call->x + (int64_t)index * call->matrix->k, &call->activations, (int64_t)index);
+    const float *x = call->x + (int64_t)index * call->matrix->k * (call->prologue.gated ? 2 : 1);
+    quantize_row(call->matrix, &call->prologue, x, &call->activations, (int64_t)index);
 }
 
 static void multiply_task(void *data, size_t index) {
     const Call *call = data;
     const int64_t first = (int64_t)index * call->task, end = first + call->task, n = call->matrix->n;
-    multiply(call->matrix, &call->activations, call->rows, first, end < n ? end : n, call->y);
+    multiply(call->matrix, &call->activations, call->rows, first, end < n ? end : n, call->residual, call->y);
+}
+
+/* An input's memory, null where it is absent; refused if it has another number of elements. */
+static OrtStatus *operand(const OrtApi *api, OrtKernelContext *context, size_t index, int64_t count, const float **out) {
+    const OrtValue *value = NULL;
+    OrtShape *shape = NULL;
+    size_t elements = 0;
+    *out = NULL;
+    TRY(api->input(context, index, &value));
+    if (!value) return NULL;
+    TRY(api->type_and_shape(value, &shape));
+    OrtStatus *status = api->element_count(shape, &elements);
+    api->release_shape(shape);
+    if (!status && elements != (size_t)count) status = wrong(api, "an input of a prologue or the residual has another size");
+    return status ? status : api->tensor_data((OrtValue *)value, (void **)out);
+}
+
+static OrtStatus *read_operands(const OrtApi *api, OrtKernelContext *context, Call *call) {
+    const Matrix *m = call->matrix;
+    Prologue *p = &call->prologue;
+    TRY(operand(api, context, RESIDUAL, call->rows * m->n, &call->residual));
+    if (p->kind != RMS_NORM && p->kind != LAYER_NORM) return NULL;
+    TRY(operand(api, context, NORM_BIAS, m->k, &p->bias));
+    TRY(operand(api, context, NORM_SCALE, m->k, &p->scale));
+    return p->scale ? NULL : wrong(api, "the normalization has no scale");
 }
 
 static OrtStatus *run(const OrtApi *api, OrtKernelContext *context, Call *call) {
@@ -121,6 +163,7 @@ static OrtStatus *run(const OrtApi *api, OrtKernelContext *context, Call *call) 
 static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     const OrtApi *api = ((Kernel *)kernel)->api;
     const Matrix *m = &((Kernel *)kernel)->matrix;
+    const Prologue *prologue = &((Kernel *)kernel)->prologue;
     const OrtValue *x = NULL;
     OrtValue *y = NULL;
     OrtShape *shape = NULL;
@@ -133,14 +176,15 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     if (!status) status = api->dimensions(shape, sizes, rank);
     api->release_shape(shape);
     if (status) return status;
-    if (sizes[rank - 1] != m->k) return wrong(api, "the activations' last axis is not K");
-    Call call = {.matrix = m, .rows = 1, .task = m->n < FEW ? SMALL_TASK : TASK};
+    if (sizes[rank - 1] != m->k * (prologue->gated ? 2 : 1)) return wrong(api, "the activations' last axis is not K");
+    Call call = {.matrix = m, .prologue = *prologue, .rows = 1, .task = m->n < FEW ? SMALL_TASK : TASK};
     for (size_t i = 0; i + 1 < rank; i++) call.rows *= sizes[i];
     sizes[rank - 1] = m->n;
     TRY(api->output(context, 0, sizes, rank, &y));
     if (call.rows == 0) return NULL;
     TRY(api->tensor_data((OrtValue *)x, (void **)&call.x));
     TRY(api->tensor_data(y, (void **)&call.y));
+    TRY(read_operands(api, context, &call));
     const size_t blocks = (size_t)(call.rows * m->blocks);
     char *scratch = malloc(blocks * (sizeof(float) + sizeof(int32_t) + (size_t)m->block));
     if (!scratch) return api->create_status(ORT_FAIL, "out of memory");

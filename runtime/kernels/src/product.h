@@ -1,7 +1,10 @@
-/* Rows of fp32 times a matrix of 4 or 8 bits with a scale a block: y = x W^T + bias. Knows no ONNX Runtime. */
+/* Rows of fp32 times a matrix of 4 or 8 bits with a scale a block: y = f(x) W^T + bias + residual, where f is a prologue.
+ * Knows no ONNX Runtime. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
+
+#include "prologue.h"
 
 enum { ROWS = 8 }; /* of the matrix, that lie interleaved and are multiplied at a time */
 
@@ -28,8 +31,9 @@ size_t packed_size(const Matrix *m);
  * (n, bytes of a row) or none, all of them unsigned and counted from the middle. */
 void pack(const Matrix *m, const uint8_t *values, const float *scales, const uint8_t *zeros);
 
-/* One row of x, k values, to 8 bits with a scale a block. */
-void quantize_row(const Matrix *m, const float *x, const Activations *to, int64_t row);
+/* One row of x, k values once the prologue is done with it, to 8 bits with a scale a block. */
+void quantize_row(const Matrix *m, const Prologue *p, const float *x, const Activations *to, int64_t row);
 
-/* Rows first to last (exclusive) of the matrix times all rows of x; y is (rows, n). */
-void multiply(const Matrix *m, const Activations *x, int64_t rows, int64_t first, int64_t last, float *y);
+/* Rows first to last (exclusive) of the matrix times all rows of x; y is (rows, n), like the residual, if there is one. */
+void multiply(const Matrix *m, const Activations *x, int64_t rows, int64_t first, int64_t last, const float *residual,
+              float *y);

@@ -14,9 +14,9 @@
 #include <string.h>
 
 #if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-#define AVX2 __attribute__((target("avx2,fma")))
+#include "exponential.h"
 
+enum { LARGEST_BLOCK = 256 };
 enum { TILE = 4, CHUNK = 16 }; /* rows of x: multiplied at a time, and kept in the first cache meanwhile */
 
 static size_t values_size(const Matrix *m) { return (size_t)(ROWS * m->block * m->bits / 8); }
@@ -61,26 +61,33 @@ void pack(const Matrix *m, const uint8_t *values, const float *scales, const uin
     }
 }
 
-AVX2 void quantize_row(const Matrix *m, const float *x, const Activations *to, int64_t row) {
+AVX2 void quantize_row(const Matrix *m, const Prologue *p, const float *row_of_x, const Activations *to, int64_t row) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
+    const Statistics statistics = row_statistics(p, row_of_x, m->k);
+    float made[LARGEST_BLOCK + 8];
     for (int64_t b = 0; b < m->blocks; b++) {
         const int64_t at = b * m->block, width = m->k - at < m->block ? m->k - at : m->block;
+        const float *x = row_of_x + at;
+        if (p->kind != AS_IS) {
+            prologue(p, statistics, row_of_x, m->k, at, width, made);
+            x = made;
+        }
         int8_t *q = to->values + row * m->blocks * m->block + at;
         __m256 most = _mm256_setzero_ps();
         int64_t i = 0;
-        for (; i + 8 <= width; i += 8) most = _mm256_max_ps(most, _mm256_andnot_ps(sign, _mm256_loadu_ps(x + at + i)));
+        for (; i + 8 <= width; i += 8) most = _mm256_max_ps(most, _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i)));
         float lanes[8], largest = 0;
         _mm256_storeu_ps(lanes, most);
         for (int j = 0; j < 8; j++) largest = lanes[j] > largest ? lanes[j] : largest;
-        for (; i < width; i++) largest = fabsf(x[at + i]) > largest ? fabsf(x[at + i]) : largest;
+        for (; i < width; i++) largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
         const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
         int32_t sum = 0;
         for (i = 0; i + 8 <= width; i += 8) {
-            const __m256i v = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + at + i), _mm256_set1_ps(inverse)));
+            const __m256i v = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(inverse)));
             const __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
             _mm_storel_epi64((__m128i *)(q + i), _mm_packs_epi16(half, half));
         }
-        for (; i < width; i++) q[i] = (int8_t)lrintf(x[at + i] * inverse);
+        for (; i < width; i++) q[i] = (int8_t)lrintf(x[i] * inverse);
         memset(q + width, 0, (size_t)(m->block - width));
         for (i = 0; i < m->block; i++) sum += q[i];
         to->scales[row * m->blocks + b] = scale;
@@ -147,7 +154,8 @@ AVX2 __attribute__((always_inline)) static inline void tile(const Matrix *m, con
 }
 
 AVX2 __attribute__((always_inline)) static inline void strip(const Matrix *m, const Activations *x, int64_t row,
-                                                             int64_t n, int bits, int shifted, int rows, float *y) {
+                                                             int64_t n, int bits, int shifted, int rows,
+                                                             const float *residual, float *y) {
     __m256 sums[TILE];
     const uint8_t *record = m->packed + (size_t)(n / ROWS * m->blocks) * m->stride;
     const int8_t *values = x->values + row * m->blocks * m->block;
@@ -155,40 +163,44 @@ AVX2 __attribute__((always_inline)) static inline void strip(const Matrix *m, co
     for (int r = 0; r < rows; r++) {
         float lanes[ROWS];
         _mm256_storeu_ps(lanes, sums[r]);
-        for (int64_t i = 0; i < ROWS && n + i < m->n; i++)
-            y[(row + r) * m->n + n + i] = lanes[i] + (m->bias ? m->bias[n + i] : 0);
+        for (int64_t i = 0; i < ROWS && n + i < m->n; i++) {
+            const int64_t at = (row + r) * m->n + n + i;
+            y[at] = lanes[i] + (m->bias ? m->bias[n + i] : 0) + (residual ? residual[at] : 0);
+        }
     }
 }
 
 AVX2 __attribute__((always_inline)) static inline void all(const Matrix *m, const Activations *x, int64_t rows,
                                                            int64_t first, int64_t last, int bits, int shifted,
-                                                           float *y) {
+                                                           const float *residual, float *y) {
     for (int64_t chunk = 0; chunk < rows; chunk += CHUNK) {
         const int64_t end = chunk + CHUNK < rows ? chunk + CHUNK : rows;
         for (int64_t n = first; n < last; n += ROWS) {
             int64_t row = chunk;
-            for (; row + TILE <= end; row += TILE) strip(m, x, row, n, bits, shifted, TILE, y);
-            for (; row < end; row++) strip(m, x, row, n, bits, shifted, 1, y);
+            for (; row + TILE <= end; row += TILE) strip(m, x, row, n, bits, shifted, TILE, residual, y);
+            for (; row < end; row++) strip(m, x, row, n, bits, shifted, 1, residual, y);
         }
     }
 }
 
-AVX2 void multiply(const Matrix *m, const Activations *x, int64_t rows, int64_t first, int64_t last, float *y) {
-    if (m->bits == 8 && m->shifted) all(m, x, rows, first, last, 8, 1, y);
-    else if (m->bits == 8) all(m, x, rows, first, last, 8, 0, y);
-    else if (m->shifted) all(m, x, rows, first, last, 4, 1, y);
-    else all(m, x, rows, first, last, 4, 0, y);
+AVX2 void multiply(const Matrix *m, const Activations *x, int64_t rows, int64_t first, int64_t last,
+                   const float *residual, float *y) {
+    if (m->bits == 8 && m->shifted) all(m, x, rows, first, last, 8, 1, residual, y);
+    else if (m->bits == 8) all(m, x, rows, first, last, 8, 0, residual, y);
+    else if (m->shifted) all(m, x, rows, first, last, 4, 1, residual, y);
+    else all(m, x, rows, first, last, 4, 0, residual, y);
 }
 
 #else
 
 size_t packed_size(const Matrix *m) { return (void)m, 0; }
 void pack(const Matrix *m, const uint8_t *v, const float *s, const uint8_t *z) { (void)m, (void)v, (void)s, (void)z; }
-void quantize_row(const Matrix *m, const float *x, const Activations *to, int64_t row) {
-    (void)m, (void)x, (void)to, (void)row;
+void quantize_row(const Matrix *m, const Prologue *p, const float *x, const Activations *to, int64_t row) {
+    (void)m, (void)p, (void)x, (void)to, (void)row;
 }
-void multiply(const Matrix *m, const Activations *x, int64_t rows, int64_t first, int64_t last, float *y) {
-    (void)m, (void)x, (void)rows, (void)first, (void)last, (void)y;
+void multiply(const Matrix *m, const Activations *x, int64_t rows, int64_t first, int64_t last, const float *residual,
+              float *y) {
+    (void)m, (void)x, (void)rows, (void)first, (void)last, (void)residual, (void)y;
 }
 
 #endif

@@ -45,6 +45,14 @@ def test_the_processor_and_the_user_decide(features, choice, used, processor):
     assert (find_kernels() is not None) is used
 
 
+@pytest.mark.usefixtures("kernels")
+def test_a_library_with_other_operators_is_left_alone(processor, monkeypatch):
+    processor(AVX2, None)
+    assert find_kernels() is not None
+    monkeypatch.setattr("edgeport_kernels.INTERFACE", 1)
+    assert find_kernels() is None
+
+
 def test_a_session_says_which_nodes_they_run(kernels, processor, tmp_path):
     product = Product(64, 64, 4, 32)
     path = tmp_path / "model.onnx"

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import onnx
 import pytest
-from edgeport.session.kernels import DOMAIN
+from edgeport.session.kernel_graph import DOMAIN
 from onnx import TensorProto, helper, numpy_helper
 
 

@@ -1,0 +1,199 @@
+"""An ONNX graph as the package edgeport-kernels runs it.
+
+Nodes that its operators can run get their domain. A product takes in what stands around it, where nothing else reads
+what is between: a normalization or an activation before it, and the addition of a residual behind it. With one token at
+a time, handing a tensor from node to node takes longer than most nodes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from edgeport.session.onnx_graph import FLOAT, UINT8, Graph, Node, Value, number_attribute, replace_graph
+
+__all__ = ["DOMAIN", "rewritten"]
+
+DOMAIN = "edgeport.simd"
+"""Of the package's operators."""
+
+_MICROSOFT = "com.microsoft"
+
+# Prologues, as runtime/kernels/src/prologue.h numbers them: normalizations, and activations with their form.
+_NORMS = {"SimplifiedLayerNormalization": 1, "LayerNormalization": 2}
+_SILU = 3
+_ACTIVATIONS = {("Gelu", "tanh"): 4, ("Gelu", "none"): 5, ("Relu", "none"): 6}
+
+_NORM_SCALE, _NORM_BIAS, _RESIDUAL = 6, 7, 8
+"""Inputs that the library's product has and onnxruntime's has not."""
+
+
+def rewritten(data: bytes) -> bytes | None:
+    """An ONNX file with the operators replaced that the library has; None if there are none.
+
+    Raises:
+        ValueError, IndexError: it is no ONNX file.
+    """
+    if not any(operator.encode() in data for operator in _FITS):
+        return None
+    return replace_graph(data, DOMAIN, _changed)
+
+
+def _changed(graph: Graph) -> bytes | None:
+    fitting = [n for n in graph.nodes if n.domain == _MICROSOFT and n.operator in _FITS and _FITS[n.operator](n, graph)]
+    if not fitting:
+        return None
+    products = [_Product(node) for node in fitting if node.operator == "MatMulNBits"]
+    new: dict[Node, list[bytes]] = {}
+    if not any(node.nests for node in graph.nodes):
+        _take_in_prologues(graph, products, new)
+        _take_in_additions(graph, products, new)
+    for node in fitting:
+        new[node] = [node.written(DOMAIN, node.inputs, node.outputs)] if node.operator != "MatMulNBits" else []
+    for product in products:
+        new[product.place].append(product.written())
+    return graph.written(new)
+
+
+class _Product:
+    """A product and what it has taken in."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = self.place = node
+        """Where it stands: at what it has taken in behind it, where that may have been computed meanwhile."""
+        self.inputs, self.output, self.attributes = list(node.inputs), node.outputs[0], b""
+
+    def put(self, index: int, name: str) -> None:
+        """Set an input; no name is an absent one."""
+        if name:
+            self.inputs.extend([""] * (index + 1 - len(self.inputs)))
+            self.inputs[index] = name
+
+    def written(self) -> bytes:
+        return self.node.written(DOMAIN, self.inputs, [self.output], self.attributes)
+
+
+@dataclass(frozen=True)
+class _Prologue:
+    """What stands before products, and is there for nothing else."""
+
+    kind: int
+    source: str
+    """What it reads."""
+    nodes: Sequence[Node]
+    gated: bool = False
+    scale: str = ""
+    bias: str = ""
+    epsilon: bytes = b""
+    """The attribute."""
+
+
+def _take_in_prologues(graph: Graph, products: Sequence[_Product], new: dict[Node, list[bytes]]) -> None:
+    readers: dict[str, list[_Product]] = defaultdict(list)
+    for product in products:
+        readers[product.node.inputs[0]].append(product)
+    for name, alike in readers.items():
+        widths = {product.node.number("K") for product in alike}
+        if len(widths) != 1 or not graph.only_for(name, [product.node for product in alike]):
+            continue
+        (width,) = widths
+        prologue = _norm(graph, name, width) or _gate(graph, name, width) or _activation(graph, name)
+        if prologue is None or graph.value(prologue.source).type != FLOAT:
+            continue
+        new.update((node, []) for node in prologue.nodes)
+        for product in alike:
+            product.put(0, prologue.source)
+            product.put(_NORM_SCALE, prologue.scale)
+            product.put(_NORM_BIAS, prologue.bias)
+            product.attributes += number_attribute("prologue", prologue.kind) + prologue.epsilon
+            product.attributes += number_attribute("gated", 1) if prologue.gated else b""
+
+
+def _take_in_additions(graph: Graph, products: Sequence[_Product], new: dict[Node, list[bytes]]) -> None:
+    for product in products:
+        name = product.output
+        add = graph.readers[name][0] if graph.readers[name] else None
+        if add is None or add in new or (add.operator, add.domain) != ("Add", "") or not graph.only_for(name, [add]):
+            continue
+        said, *others = (graph.value(n) for n in (*add.inputs, *add.outputs))
+        if said.type != FLOAT or said.shape is None or others != [said, said]:
+            continue
+        new[add] = []
+        product.put(_RESIDUAL, add.inputs[1] if add.inputs[0] == name else add.inputs[0])
+        product.output, product.place = add.outputs[0], add
+
+
+def _norm(graph: Graph, name: str, width: int | None) -> _Prologue | None:
+    node = graph.made_by(name, *_NORMS)
+    if node is None or node.number("axis", -1) != -1:
+        return None
+    source, scale, bias = (node.input(i) for i in range(3))
+    vectors = {graph.value(vector) for vector in (scale, bias) if vector}
+    if width is None or vectors != {Value(FLOAT, (width,))}:
+        return None
+    kind, epsilon = _NORMS[node.operator], node.attribute("epsilon")
+    return _Prologue(kind, source, [node], scale=scale, bias=bias, epsilon=epsilon)
+
+
+def _activation(graph: Graph, name: str) -> _Prologue | None:
+    """SiLU, as the product of a tensor and its sigmoid, GELU of both kinds, or ReLU."""
+    if (product := graph.made_by(name, "Mul")) is not None:
+        for source, factor in (product.inputs, product.inputs[::-1]):
+            sigmoid = graph.made_by(factor, "Sigmoid")
+            if sigmoid is not None and sigmoid.inputs == [source] and graph.only_for(factor, [product]):
+                return _Prologue(_SILU, source, [product, sigmoid])
+        return None
+    node = graph.made_by(name, "Gelu", "Relu")
+    kind = _ACTIVATIONS.get((node.operator, node.text("approximate", "none"))) if node is not None else None
+    return _Prologue(kind, node.inputs[0], [node]) if node is not None and kind is not None else None
+
+
+def _gate(graph: Graph, name: str, width: int | None) -> _Prologue | None:
+    """The activation of a tensor's first half times its second half."""
+    product = graph.made_by(name, "Mul")
+    for gate, factor in (product.inputs, product.inputs[::-1]) if product is not None else ():
+        split, activation = graph.made_by(factor, "Split", outputs=2), _activation(graph, gate)
+        if product is None or split is None or activation is None or split.number("axis", 0) != -1:
+            continue
+        shapes = [graph.value(half).shape for half in split.outputs]
+        first = activation.source
+        if (
+            split.outputs == [first, factor]
+            and all(shape is not None and shape[-1:] == (width,) for shape in shapes)
+            and graph.only_for(gate, [product])
+            and graph.only_for(factor, [product])
+            and graph.only_for(first, [node for node in activation.nodes if first in node.inputs])
+        ):
+            return _Prologue(activation.kind, split.inputs[0], [product, *activation.nodes, split], gated=True)
+    return None
+
+
+def _fits_product(node: Node, graph: Graph) -> bool:
+    """Whether a MatMulNBits is of the kind that the library has."""
+    values, scales, zeros, order, bias = (node.input(i) for i in range(1, 6))
+    return (
+        node.number("accuracy_level") == 4
+        and node.number("bits", 4) in (4, 8)
+        and node.number("block_size") in (16, 32, 64, 128, 256)
+        and (graph.value(values).type, graph.value(scales).type) == (UINT8, FLOAT)
+        and (not zeros or graph.value(zeros).type == UINT8)
+        and (not bias or graph.value(bias).type == FLOAT)
+        and not order
+    )
+
+
+def _fits_attention(node: Node, graph: Graph) -> bool:
+    """Likewise of a GroupQueryAttention: a cache in fp32, and nothing but rotation asked for."""
+    known = {"num_heads", "kv_num_heads", "do_rotary", "rotary_interleaved", "scale"}
+    return (
+        all(name in known or node.number(name) == 0 for name in node.attributes)
+        and all(graph.value(node.input(i)).type == FLOAT for i in (3, 4))
+        and not any(node.inputs[9:])
+    )
+
+
+_FITS: Mapping[str, Callable[[Node, Graph], bool]] = {
+    "MatMulNBits": _fits_product,
+    "GroupQueryAttention": _fits_attention,
+}
