@@ -46,6 +46,7 @@ examples:
   edgeport bench models/minilm --against torch-compile,openvino
   edgeport bench intents --eval test.csv --columns label=category --html report.html
   edgeport bench detector.onnx --batch 1,4 --axis height=320 --axis width=320
+  edgeport bench voices.onnx --batch 1 --axis samples=512 --input rate=16000
   edgeport bench minilm --variant int8 --length 128 --profile
   edgeport bench writer --length 256 --profile --html profile.html
   edgeport bench minilm --scenario single-stream,offline,server --rate 50 --seconds 10
@@ -107,6 +108,14 @@ def _add_work(group: Group) -> None:
         default=[],
         metavar="NAME=SIZE",
         help="of an ONNX file: the size of an axis that neither --batch nor --length tells; repeatable",
+    )
+    group.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of an ONNX file: the number that an input is filled with, such as a sampling rate; repeatable (default: "
+        "random numbers)",
     )
     group.add_argument(
         "--texts",

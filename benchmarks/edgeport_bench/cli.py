@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from edgeport.errors import MissingExtraError, UsageError
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         against=args.against,
         original=args.original,
         axes=tuple(_axis(text) for text in args.axis),
+        inputs=tuple(_input(text) for text in args.input),
         texts=args.texts,
         evaluation=args.eval,
         columns=tuple((parse_columns(args.columns) or {}).items()),
@@ -91,6 +93,8 @@ def _run_suite(path: Path, out: Path | None) -> int:
 def _compare(args: argparse.Namespace) -> int:
     if len(args.others) != 2:
         raise UsageError(f"{len(args.others)} results cannot be compared: give two, compare BEFORE.json AFTER.json.")
+    if args.html is not None:
+        raise UsageError("compare writes no page: leave --html out, or --json for a program.")
     before, after = args.others
     return run_compare(before, after, args.fail_if, as_json=args.json)
 
@@ -105,6 +109,22 @@ def _axis(text: str) -> tuple[str, int]:
     if not name or not size.isdecimal():
         raise UsageError(f"--axis {text!r} is no NAME=SIZE: write it like height=320.")
     return name, int(size)
+
+
+def _input(text: str) -> tuple[str, float]:
+    """``rate=16000`` as (rate, 16000).
+
+    Raises:
+        UsageError: it is something else.
+    """
+    name, _, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not name or not math.isfinite(number):
+        raise UsageError(f"--input {text!r} is no NAME=NUMBER: write it like rate=16000.")
+    return name, number
 
 
 def _numbers(option: str, text: str | None) -> tuple[int, ...]:

@@ -15,9 +15,10 @@ from typing import Any
 
 from edgeport.errors import UsageError
 
+from edgeport_bench.harness import shape_of
 from edgeport_bench.measure import PERCENTILES, change_of_percentile, rank_test
 
-__all__ = ["Change", "Condition", "compare", "parse_condition", "read_result"]
+__all__ = ["Change", "Condition", "compare", "only_in", "parse_condition", "read_result"]
 
 SIGNIFICANT = 0.05
 """Probability, at most, that rounds of equal speed differ as much."""
@@ -36,6 +37,8 @@ _CONDITION = re.compile(r"\s*(\w+)\s*([<>])\s*([+-]?\d+(?:\.\d+)?)\s*%\s*")
 class Condition:
     """A change that is not accepted."""
 
+    text: str
+    """As it was given."""
     metric: str
     """``p50`` and so on, or a key of what a subject costs."""
     above: bool
@@ -78,7 +81,7 @@ def parse_condition(text: str) -> Condition:
         raise UsageError(
             f"--fail-if {text!r} is no condition: write it like 'p50>+5%', with one of {', '.join(known)}."
         )
-    return Condition(match[1], match[2] == ">", float(match[3]))
+    return Condition(text.strip(), match[1], match[2] == ">", float(match[3]))
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -122,6 +125,18 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], metrics: Sequen
     return found
 
 
+def only_in(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What the one result has and the other has not: subjects, and shapes of subjects that both have."""
+    known, places = {s["name"] for s in other["subjects"]}, set(map(_place, other["measurements"]))
+    missing = [s["name"] for s in one["subjects"] if s["name"] not in known]
+    shapes = (m for m in one["measurements"] if m["subject"] in known and _place(m) not in places)
+    return [*missing, *(f"{m['subject']}, {_where(m)}" for m in shapes)]
+
+
+def _where(m: Mapping[str, Any]) -> str:
+    return f"{m['phase']} {shape_of(m['batch'], m['length'])}"
+
+
 def _place(m: Mapping[str, Any]) -> tuple[str, str, int, int]:
     return m["subject"], m["phase"], m["batch"], m["length"]
 
@@ -129,10 +144,9 @@ def _place(m: Mapping[str, Any]) -> tuple[str, str, int, int]:
 def _sampled(before: Mapping[str, Any], after: Mapping[str, Any], metric: str) -> Change:
     ratio = change_of_percentile(after["samples_ms"], before["samples_ms"], _SAMPLED[metric])
     percent, low, high = (100 * (r - 1) for r in (ratio.value, ratio.low, ratio.high))
-    where = f"{after['phase']} {after['batch']} × {after['length']}"
     values = before[f"{metric}_ms"], after[f"{metric}_ms"]
     p_value = rank_test(after["samples_ms"], before["samples_ms"])
-    return Change(after["subject"], where, metric, *values, percent, low, high, p_value)
+    return Change(after["subject"], _where(after), metric, *values, percent, low, high, p_value)
 
 
 def _single(subject: str, metric: str, before: float | None, after: float | None) -> list[Change]:

@@ -50,24 +50,31 @@ class GraphInputs:
     inputs: tuple[GraphInput, ...]
     axes: Mapping[str, int] = field(default_factory=dict)
     """Sizes of axes by name, given by the user."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """What inputs are filled with, by name, given by the user."""
 
     def default_batches(self) -> list[int]:
         """One, where the graph leaves it open."""
         return [next((axis for i in self.inputs for axis in i.shape[:1] if isinstance(axis, int)), 1)]
 
     def default_lengths(self) -> list[int]:
-        """A short and a longer one, where the graph leaves it open."""
+        """A short and a longer one, where the graph leaves it open; 0 where it takes no tokens."""
         if any(self._is_length(i, place) for i in self.inputs for place in range(len(i.shape))):
             return [16, 128]
-        return [next((self._size(i, 1, 1, 1) for i in self.inputs if len(i.shape) > 1), 1)]
+        tokens = (i for i in self.inputs if len(i.shape) == 2 and ("int" in i.type or _is_named_length(i.shape[1])))
+        return [next((self._size(i, 1, 1, 1) for i in tokens), 0)]
 
     def make_feeds(self, shapes: Sequence[Shape]) -> dict[Shape, Feeds]:
         """Random tensors for each shape, the same at every call; masks are ones, positions count, types are zeros.
 
         Raises:
-            UsageError: an axis whose size nothing tells, one that is given and not there, a length where none is
-                open, or a type that is not known.
+            UsageError: an axis whose size nothing tells, an axis or an input that is given and not there, a length
+                where none is open, or a type that is not known.
         """
+        for name in self.values:
+            if name not in {i.name for i in self.inputs}:
+                known = ", ".join(i.name for i in self.inputs)
+                raise UsageError(f"the graph has no input {name!r}: its inputs are {known}.")
         named = {axis for i in self.inputs for axis in i.shape if isinstance(axis, str)}
         for axis in self.axes:
             if axis not in named:
@@ -75,10 +82,8 @@ class GraphInputs:
                 raise UsageError(f"no axis of the graph's inputs has the name {axis!r}: {known}.")
         lengths, fixed = sorted({length for _, length in shapes}), self.default_lengths()
         if len(fixed) == 1 and lengths != fixed:
-            raise UsageError(
-                f"the graph's length is {fixed[0]} and not open, and {', '.join(map(str, lengths))} was asked for: "
-                "leave --length out."
-            )
+            has = f"the graph's length is {fixed[0]} and not open" if fixed[0] else "the graph has no axis of a length"
+            raise UsageError(f"{has}, and {', '.join(map(str, lengths))} was asked for: leave --length out.")
         return {(b, n): {i.name: self._tensor(i, b, n) for i in self.inputs} for b, n in shapes}
 
     def _tensor(self, port: GraphInput, batch: int, length: int) -> npt.NDArray[Any]:
@@ -88,6 +93,8 @@ class GraphInputs:
                 f"the input {port.name!r} is a {port.type}: those that can be made are {', '.join(_TYPES)}."
             )
         shape = [self._size(port, place, batch, length) for place in range(len(port.shape))]
+        if port.name in self.values:
+            return np.full(shape, self.values[port.name], dtype)
         rng, name = np.random.default_rng(0), port.name.lower()
         if "mask" in name or np.dtype(dtype) == np.bool_:
             return np.ones(shape, dtype)
@@ -111,8 +118,10 @@ class GraphInputs:
         if "batch" in name or place == 0:
             return batch
         raise UsageError(
-            f"axis {place} of the input {port.name!r} is {axis or 'without a name'}, and nothing tells its size: "
-            f"pass --axis {axis or 'NAME'}=SIZE."
+            f"axis {place} of the input {port.name!r} is {axis}, and nothing tells its size: pass --axis {axis}=SIZE."
+            if axis
+            else f"axis {place} of the input {port.name!r} is open and has no name: set its size in the graph, as with "
+            "onnxruntime.tools.make_dynamic_shape_fixed."
         )
 
     def _is_length(self, port: GraphInput, place: int) -> bool:
@@ -121,7 +130,11 @@ class GraphInputs:
         name = str(axis or "").lower()
         if isinstance(axis, int) or axis in self.axes or _is_past(name) or "batch" in name:
             return False
-        return place != 0 and ("seq" in name or "len" in name or place == 1)
+        return place != 0 and (_is_named_length(axis) or place == 1)
+
+
+def _is_named_length(axis: int | str | None) -> bool:
+    return isinstance(axis, str) and ("seq" in axis.lower() or "len" in axis.lower())
 
 
 def _is_past(name: str) -> bool:

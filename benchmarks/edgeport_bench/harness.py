@@ -31,6 +31,7 @@ __all__ = [
     "SubjectRecord",
     "measure_cold_starts",
     "measure_subjects",
+    "shape_of",
 ]
 
 WARM_UP = 2
@@ -113,6 +114,11 @@ class Results:
     refusals: list[Refusal] = field(default_factory=list)
 
 
+def shape_of(batch: int, length: int) -> str:
+    """The batch and, where there are tokens, the length."""
+    return f"{batch} × {length}" if length else str(batch)
+
+
 def measure_subjects(
     specs: Sequence[SubjectSpec],
     feeds: Mapping[Shape, Feeds | Sequence[str]],
@@ -145,11 +151,11 @@ def measure_subjects(
                 results.subjects.append(_load(worker))
                 workers.append(worker)
         for (batch, length), tensors in feeds.items():
-            say(f"measuring {batch} × {length} tokens")
-            ready = _feed(workers, tensors, new_tokens, f"{batch} × {length}", results)
+            say(f"measuring {shape_of(batch, length)}{' tokens' if length else ''}")
+            ready = _feed(workers, tensors, new_tokens, shape_of(batch, length), results)
             turns = _take_turns(ready, seconds)
             compare = _compare_tokens if new_tokens else _compare
-            likeness = compare([w for w, _ in ready], reference, f"{batch} × {length}", results)
+            likeness = compare([w for w, _ in ready], reference, shape_of(batch, length), results)
             reading = READ if isinstance(tensors, Mapping) else TEXTS
             for phase in (FIRST, NEXT) if new_tokens else (reading,):
                 results.measurements += [

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from statistics import median
 from typing import Any
 
-from edgeport_bench.harness import Refusal
-from edgeport_bench.offline_page import Figure, offline_page
+from edgeport_bench.harness import FIRST, NEXT, READ, TEXTS, Refusal, shape_of
+from edgeport_bench.offline_page import Figure, log_axis, offline_page
 from edgeport_bench.report import refusal_lines
 
 __all__ = ["html_report"]
 
 _COLORS = ("#3366cc", "#e2711d", "#2a9d5c", "#a23bb0", "#c22f3e", "#0f8b9d", "#8a6d1d", "#5a6577", "#d4588f", "#4b7f1f")
+_PHASES = {
+    READ: "a batch",
+    TEXTS: "all texts, tokenizing included",
+    FIRST: "the first token, prompt and all",
+    NEXT: "each token after it",
+}
 _MOST_POINTS = 2000
 """Samples of a measurement that are drawn; more are thinned out evenly."""
 
@@ -29,12 +36,14 @@ def html_report(result: Mapping[str, Any]) -> str:
     for phase in dict.fromkeys(m["phase"] for m in result["measurements"]):
         rows = [m for m in result["measurements"] if m["phase"] == phase]
         figures += [_spread(rows, phase, color), _trade(rows, phase, color)]
-    figures.append(_pareto(result, color))
-    return offline_page(f"Benchmark of {result['source']}", _summary(result), figures, _table(result))
+    if len(names) > 1:
+        figures.append(_pareto(result, color))
+    after = _table(result) + _costs(result)
+    return offline_page(f"Benchmark of {result['source']}", _summary(result), figures, after)
 
 
 def _spread(rows: Sequence[Mapping[str, Any]], phase: str, color: Mapping[str, str]) -> Figure:
-    traces = []
+    traces, drawn = [], []
     for name in dict.fromkeys(m["subject"] for m in rows):
         shapes, samples = [], []
         for m in rows:
@@ -43,22 +52,24 @@ def _spread(rows: Sequence[Mapping[str, Any]], phase: str, color: Mapping[str, s
                 found = found[:: -(-len(found) // _MOST_POINTS)]
                 samples += found
                 shapes += [_shape(m)] * len(found)
+        drawn += samples
         look = {"marker": {"color": color[name], "size": 3}, "line": {"width": 1.2}}
         traces.append({"type": "box", "name": name, "x": shapes, "y": samples, "boxpoints": "outliers", **look})
     return Figure(
-        f"Latency: {phase}",
-        "All runs that were timed, by batch × tokens. A box holds the middle half, its line is the median, points are "
-        "runs far from it.",
+        f"Latency: {_PHASES.get(phase, phase)}",
+        "All runs that were timed, by shape: batch × tokens. A box holds the middle half, its line is the median, "
+        "points are runs far from it.",
         traces,
         {
             "boxmode": "group",
-            "yaxis": {"title": {"text": "milliseconds"}, "type": "log", "dtick": "D2"},
-            "xaxis": {"title": {"text": "batch × tokens"}, "type": "category"},
+            "yaxis": log_axis("milliseconds", drawn),
+            "xaxis": {"title": {"text": "shape"}, "type": "category"},
         },
     )
 
 
 def _trade(rows: Sequence[Mapping[str, Any]], phase: str, color: Mapping[str, str]) -> Figure:
+    rate, unit = _rate(rows)
     traces = []
     for name in dict.fromkeys(m["subject"] for m in rows):
         own = [m for m in rows if m["subject"] == name]
@@ -68,9 +79,9 @@ def _trade(rows: Sequence[Mapping[str, Any]], phase: str, color: Mapping[str, st
                 "mode": "markers",
                 "name": name,
                 "x": [m["p50_ms"] for m in own],
-                "y": [m["tokens_per_second"] for m in own],
+                "y": [m[rate] for m in own],
                 "text": [_shape(m) for m in own],
-                "hovertemplate": "%{text}: %{x:.2f} ms, %{y:.0f} tokens/s<extra>" + escape(name) + "</extra>",
+                "hovertemplate": f"%{{text}}: %{{x:.2f}} ms, %{{y:.0f}} {unit}<extra>" + escape(name) + "</extra>",
                 "marker": {
                     "color": color[name],
                     "size": [7 + 3 * min(m["batch"], 8) ** 0.5 for m in own],
@@ -79,12 +90,12 @@ def _trade(rows: Sequence[Mapping[str, Any]], phase: str, color: Mapping[str, st
             }
         )
     return Figure(
-        f"Throughput against latency: {phase}",
+        f"Throughput against latency: {_PHASES.get(phase, phase)}",
         "Each point is a shape; larger points are larger batches. Up and to the left is better.",
         traces,
         {
-            "xaxis": {"title": {"text": "median, milliseconds"}, "type": "log", "dtick": "D2"},
-            "yaxis": {"title": {"text": "tokens/s"}, "type": "log", "dtick": "D2"},
+            "xaxis": log_axis("median, milliseconds", [m["p50_ms"] for m in rows]),
+            "yaxis": log_axis(unit, [m[rate] for m in rows]),
         },
     )
 
@@ -145,29 +156,63 @@ def _summary(result: Mapping[str, Any]) -> str:
 
 
 def _table(result: Mapping[str, Any]) -> str:
-    heads = ("subject", "phase", "batch × tokens", "p50, ms", "95 %", "p90", "p99", "tokens/s", "closeness", "speed-up")
+    reference, baseline = result["reference"], result["baseline"]
+    rate, unit = _rate(result["measurements"])
+    heads = ["subject", "of what", "shape", "p50, ms", "95 %", "p90", "p99", unit]
+    heads += ["closeness"] * (reference is not None) + ["speed-up"] * (baseline is not None)
     body = []
     for m in result["measurements"]:
         low, high = m["interval_ms"]["p50"]
-        speedup = m["speedup"]
         cells = [
             m["subject"],
-            m["phase"],
+            _PHASES.get(m["phase"], m["phase"]),
             _shape(m),
             f"{m['p50_ms']:.2f}",
             f"{low:.2f}–{high:.2f}",
             f"{m['p90_ms']:.2f}",
             f"{m['p99_ms']:.2f}",
-            f"{m['tokens_per_second']:,.0f}",
-            _likeness(m, result["reference"]),
-            f"{speedup['value']:.2f} ({speedup['low']:.2f}–{speedup['high']:.2f})" if speedup else "",
+            f"{m[rate]:,.0f}",
         ]
-        body.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+        if reference is not None:
+            cells.append(_likeness(m, reference))
+        if baseline is not None:
+            ratio = m["speedup"]
+            cells.append(f"{ratio['value']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})" if ratio else "")
+        body.append(cells)
+    words = f"Speed-up over {baseline}: ratio of medians, with" if baseline is not None else "95 %: of p50,"
+    return _html_table("Times", f"{words} the interval that holds it with 95 % confidence.", heads, body)
+
+
+def _costs(result: Mapping[str, Any]) -> str:
+    """What each subject takes apart from time."""
+    subjects = result["subjects"]
+    cold = any(s["cold_ms"] for s in subjects)
+    metrics = list(dict.fromkeys(name for s in subjects for name in s["quality"]))
+    heads = ["subject", "weights, MB", "import, ms", "load, ms", "peak RSS, MB", "steady RSS, MB"]
+    heads += ["first result, ms"] * cold + metrics
+    body = []
+    for s in subjects:
+        cells = [s["name"], f"{s['about']['size_bytes'] / 1e6:.1f}", f"{s['import_ms']:,.0f}", f"{s['load_ms']:,.0f}"]
+        cells += ["unknown" if s[k] is None else f"{s[k] / 1e6:,.0f}" for k in ("peak_rss", "steady_rss")]
+        if cold:
+            cells.append(f"{median(s['cold_ms']):,.0f}" if s["cold_ms"] else "")
+        body.append([*cells, *(f"{s['quality'][name]:.4g}" if name in s["quality"] else "" for name in metrics)])
+    words = "Each in a process of its own. RSS: memory at its peak, and after the last run."
+    return _html_table("What each takes", words, heads, body)
+
+
+def _rate(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The key of what came through in a second, and its unit: tokens, or inputs where there are none."""
+    counts = any(m["length"] for m in rows)
+    return ("tokens_per_second", "tokens/s") if counts else ("texts_per_second", "inputs/s")
+
+
+def _html_table(heading: str, words: str, heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    rows = ("".join(f"<td>{escape(cell)}</td>" for cell in cells) for cells in body)
     return (
-        f'<h2>Figures</h2><p class="quiet">Speed-up over {escape(str(result["baseline"]))}: ratio of medians, with the '
-        f'interval that holds it with 95 % confidence.</p><div class="scroll"><table><tr>{head}</tr>{"".join(body)}'
-        "</table></div>"
+        f'<h2>{escape(heading)}</h2><p class="quiet">{escape(words)}</p><div class="scroll"><table><tr>'
+        f"{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>"
+        f"{''.join(f'<tr>{row}</tr>' for row in rows)}</table></div>"
     )
 
 
@@ -178,4 +223,4 @@ def _likeness(m: Mapping[str, Any], reference: str | None) -> str:
 
 
 def _shape(m: Mapping[str, Any]) -> str:
-    return f"{m['batch']} × {m['length']}"
+    return shape_of(m["batch"], m["length"])

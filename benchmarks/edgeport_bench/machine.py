@@ -18,6 +18,7 @@ __all__ = ["Clock", "Machine", "describe_machine", "load_warning", "noise_warnin
 _PACKAGES = ("edgeport", "edgeport-kernels", "onnxruntime", "tokenizers", "numpy", "torch", "transformers")
 _BUSY = 0.3
 """Share of the processors that others may use before a warning is due."""
+_LOOK_SECONDS = 0.5
 _STOLEN, _SLOWER, _SPREAD = 0.02, 0.1, 0.2
 """Likewise of stolen time, of the loss of clock rate, and of how far the medians of rounds lie apart."""
 
@@ -35,6 +36,8 @@ class Machine:
     system: str
     load_average: float | None
     """Processes that wanted to run, over the last minute; None where the system does not tell."""
+    busy: float
+    """Share of the processors that were in use while this one only looked."""
     versions: dict[str, str]
 
 
@@ -47,6 +50,7 @@ def describe_machine() -> Machine:
         memory_bytes=psutil.virtual_memory().total,
         system=f"{platform.system()} {platform.release()}",
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        busy=psutil.cpu_percent(_LOOK_SECONDS) / 100,
         versions={"python": platform.python_version(), **installed_versions(_PACKAGES)},
     )
 
@@ -98,10 +102,9 @@ def noise_warnings(machine: Machine, before: Clock, after: Clock, runs: Sequence
 
 def load_warning(machine: Machine) -> str | None:
     """One sentence if something else keeps the machine busy; interleaving evens that out, it does not undo it."""
-    load = machine.load_average
-    if load is None or load <= _BUSY * machine.usable_threads:
+    if machine.busy <= _BUSY:
         return None
     return (
-        f"the machine was busy before the start (load average {load:.1f}, {machine.usable_threads} threads): "
-        "take the figures as a hint, and look at the intervals."
+        f"something else used {machine.busy:.0%} of the processors before the start: take the figures as a hint, and "
+        "look at the intervals."
     )

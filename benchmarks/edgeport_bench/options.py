@@ -39,6 +39,8 @@ class BenchOptions:
     """The model that the bundle was made of: folder or hub id. What the bundle names where left out."""
     axes: tuple[tuple[str, int], ...] = ()
     """Sizes of an ONNX file's axes, by name."""
+    inputs: tuple[tuple[str, float], ...] = ()
+    """What inputs of an ONNX file are filled with, by name; random numbers where left out."""
     texts: Path | None = None
     """A file with a text a line, which are read whole instead of tokens of exact shapes."""
     evaluation: Path | None = None

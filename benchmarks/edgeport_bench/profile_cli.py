@@ -19,6 +19,7 @@ from rich.table import Table
 from edgeport_bench.bench import BenchOptions
 from edgeport_bench.decoder_feeds import decoder_feeds
 from edgeport_bench.graph_inputs import read_graph_inputs
+from edgeport_bench.harness import shape_of
 from edgeport_bench.inputs import Feeds
 from edgeport_bench.profile import Part, Profile, profile_graph
 from edgeport_bench.profile_report import profile_report
@@ -49,7 +50,7 @@ def run_profile(model: str, options: BenchOptions, *, as_json: bool, html: Path 
         runs = (
             decoder_feeds(read_graph_inputs(path).inputs, length)
             if target.task == WRITING
-            else {f"{batch} × {length}": feeds}
+            else {shape_of(batch, length): feeds}
         )
         for what, arrays in runs.items():
             found[f"{spec.name}, {what}"] = profile_graph(path, _tensors(arrays), roofline, threads=threads)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from edgeport_bench.harness import FIRST, NEXT, READ, TEXTS, Measurement, Refusal, SubjectRecord
+from edgeport_bench.harness import FIRST, NEXT, READ, TEXTS, Measurement, Refusal, SubjectRecord, shape_of
 from edgeport_bench.machine import Machine
 from edgeport_bench.measure import Ratio, latency, latency_intervals, median_rate, ratio_of_medians, throughput
 
@@ -154,7 +154,8 @@ def _speed_table(report: BenchReport, phase: str, ratios: Sequence[Ratio | None]
     last = phase != FIRST  # of two tables, the second explains both
     table = _table("shape", "subject", title=_TITLES.get(phase), caption=_caption(report, phase) if last else None)
     reads = phase in (READ, TEXTS)
-    rates = ("texts/s", "tokens/s") if reads else ("tokens/s",)
+    counts = any(m.length for m in report.measurements)
+    rates = ("texts/s", "tokens/s") if reads and counts else ("tokens/s",) if counts else ("inputs/s",)
     likeness = "cosine" if reads else "same"
     for name in ("p50", "p90", "p99", *rates, *([likeness] if report.reference else [])):
         table.add_column(name, justify="right")
@@ -164,14 +165,14 @@ def _speed_table(report: BenchReport, phase: str, ratios: Sequence[Ratio | None]
     for m, speedup in zip(report.measurements, ratios, strict=True):
         if m.phase != phase:
             continue
-        shape = f"{m.batch} × {m.length}"
+        shape = shape_of(m.batch, m.length)
         if previous not in (None, shape):
             table.add_section()
         found = latency(m.rounds)
         cells = [
             shape if shape != previous else "",
             m.subject,
-            *(_short(number) for number in (found.p50, found.p90, found.p99, *_rates(m).values())),
+            *(_short(number) for number in (found.p50, found.p90, found.p99, *list(_rates(m).values())[: len(rates)])),
         ]
         if report.reference:
             cells.append(_likeness_cell(m))
@@ -242,7 +243,8 @@ def _table(*columns: str, title: str | None = None, caption: str | None = None) 
 
 
 def _caption(report: BenchReport, phase: str) -> str:
-    parts = ["shape: batch × tokens; p50, p90, p99: milliseconds"]
+    counts = any(m.length for m in report.measurements)
+    parts = [f"shape: batch{' × tokens' if counts else ''}; p50, p90, p99: milliseconds"]
     if phase == NEXT:
         parts = ["shape: batch × tokens of the prompt; p50, p90, p99: milliseconds; tokens/s: at the median"]
     if report.reference and phase == NEXT:

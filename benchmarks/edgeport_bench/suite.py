@@ -117,6 +117,8 @@ _KEYS: Mapping[str, tuple[str, Callable[[Path, Any], Any]]] = {
     "texts": ("texts", lambda path, value: path.parent / str(value)),
     "eval": ("evaluation", lambda path, value: path.parent / str(value)),
     "columns": ("columns", lambda path, value: tuple(dict(value).items())),
+    "axis": ("axes", lambda path, value: tuple((str(k), int(v)) for k, v in dict(value).items())),
+    "input": ("inputs", lambda path, value: tuple((str(k), float(v)) for k, v in dict(value).items())),
     "cold": ("cold", lambda path, value: bool(value)),
 }
 """Key of a run to the option's field, and how the value becomes one."""

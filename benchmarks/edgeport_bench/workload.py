@@ -32,7 +32,7 @@ def make_workload(target: Target, options: BenchOptions) -> Workload:
     inputs, lengths = target.inputs, list(dict.fromkeys(options.lengths))
     batches = list(dict.fromkeys(options.batches))
     if isinstance(inputs, GraphInputs):
-        inputs = dataclasses.replace(inputs, axes=dict(options.axes))
+        inputs = dataclasses.replace(inputs, axes=dict(options.axes), values=dict(options.inputs))
     elif target.task == WRITING:
         new_tokens = options.new_tokens or inputs.default_new_tokens()
         lengths = lengths or inputs.default_prompts(new_tokens)

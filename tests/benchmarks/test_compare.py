@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from edgeport.errors import UsageError
 from edgeport_bench.cli import add_arguments, run
-from edgeport_bench.compare import compare, parse_condition
+from edgeport_bench.compare import compare, only_in, parse_condition
 from edgeport_bench.harness import Measurement, SubjectRecord
 from edgeport_bench.machine import describe_machine
 from edgeport_bench.report import BenchReport, as_json
@@ -67,10 +67,28 @@ def test_the_exit_status_is_for_builds(
 ) -> None:
     before, after = _result(noise=noise), _result(slower, noise=noise, seed=1)
     assert _status(tmp_path, before, after, "--fail-if", condition) == status
-    assert "read 1 × 16" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "read 1 × 16" in said
+    assert (f"✗ {condition}" in said) == bool(status)
+    assert ("no condition holds" in said) != bool(status)
+    assert max(map(len, said.splitlines())) <= 80
     assert _status(tmp_path, before, after, "--fail-if", condition, "--json") == status
     rows = json.loads(capsys.readouterr().out)["changes"]
     assert any(row["fails"] for row in rows) == bool(status)
+    assert [c for row in rows for c in row["conditions"]] == [condition] * status
+
+
+def test_what_only_one_of_them_has_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = _result(), _result()
+    before["subjects"].append({**before["subjects"][0], "name": "torch"})
+    before["measurements"].append({**before["measurements"][0], "subject": "torch"})
+    after["measurements"].append({**after["measurements"][0], "batch": 8})
+    assert only_in(before, after) == ["torch"]
+    assert only_in(after, before) == ["int8, read 8 × 16"]
+    assert _status(tmp_path, before, after) == 0
+    said = capsys.readouterr().out.replace("\n", "")
+    assert f"only in {tmp_path / 'a'}: torch" in said
+    assert f"only in {tmp_path / 'b'}: int8, read 8 × 16" in said
 
 
 def test_wrong_calls_are_refused(tmp_path: Path) -> None:
@@ -84,6 +102,7 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
         (good, {}, [], "is no result"),
         (good, {**good, "schema": 1}, [], "has schema 1"),
         (good, other, [], "no subject at the same shape"),
+        (good, good, ["--html", "x.html"], "writes no page"),
     ):
         with pytest.raises(UsageError, match=words):
             _status(tmp_path, before, after, *argv)

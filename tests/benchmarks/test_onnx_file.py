@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import onnx
 import pytest
 from edgeport.errors import UsageError
 from edgeport_bench.bench import BenchOptions, bench
+from edgeport_bench.cli import add_arguments, run
 from edgeport_bench.graph_inputs import GraphInput, GraphInputs
-from edgeport_bench.report import as_json
+from edgeport_bench.html_report import html_report
+from edgeport_bench.report import as_json, print_report
 from onnx import TensorProto, helper
+from rich.console import Console
 
 
 def _graph(path: Path, shape: list[Any]) -> Path:
@@ -31,7 +35,7 @@ def _graph(path: Path, shape: list[Any]) -> Path:
 def test_a_graph_of_fixed_shape_needs_no_option(tmp_path: Path) -> None:
     found = as_json(bench(_graph(tmp_path / "fixed.onnx", [2, 3, 4, 4]), BenchOptions(seconds=0.02, threads=1)))
     (row,) = found["measurements"]
-    assert (row["subject"], row["batch"]) == ("fixed", 2)
+    assert (row["subject"], row["batch"], row["length"]) == ("fixed", 2, 0)  # and no tokens
     assert found["subjects"][0]["about"]["size_bytes"] == (tmp_path / "fixed.onnx").stat().st_size
 
 
@@ -60,6 +64,49 @@ def test_a_length_that_is_given_as_an_axis_is_the_one_that_is_shown(tmp_path: Pa
     path = _graph(tmp_path / "open.onnx", ["batch", "sequence"])
     found = as_json(bench(path, BenchOptions(axes=(("sequence", 12),), batches=(2,), seconds=0.02, threads=1)))
     assert [(row["batch"], row["length"]) for row in found["measurements"]] == [(2, 12)]
+
+
+def test_a_picture_has_no_tokens_in_any_output(tmp_path: Path) -> None:
+    report = bench(_graph(tmp_path / "fixed.onnx", [2, 3, 4, 4]), BenchOptions(seconds=0.02, threads=1))
+    console = Console(record=True, width=80)
+    print_report(report, console)
+    for said in (console.export_text(), html_report(as_json(report)).rpartition("</script>")[0]):
+        assert "inputs/s" in said
+        assert "tokens/s" not in said
+        assert "× 0" not in said
+
+
+def test_an_input_is_filled_with_what_was_given() -> None:
+    ports = (GraphInput("wave", "tensor(float)", ("batch", "samples")), GraphInput("rate", "tensor(int64)", ()))
+    inputs = GraphInputs(ports, axes={"samples": 512}, values={"rate": 16000})
+    feeds = inputs.make_feeds([(3, 0)])[3, 0]
+    assert feeds["rate"].dtype == np.int64
+    assert feeds["rate"] == 16000
+    assert feeds["wave"].shape == (3, 512)
+    assert len(np.unique(feeds["wave"])) > 1000
+    assert inputs.default_lengths() == [0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--input", "rat=1"], "no input 'rat': its inputs are pixels"),
+        (["--input", "rate"], "'rate' is no NAME=NUMBER"),
+        (["--input", "rate=fast"], "is no NAME=NUMBER"),
+        (["--input", "rate=nan"], "is no NAME=NUMBER"),
+        (["--length", "7"], "has no axis of a length, and 7 was asked for"),
+    ],
+)
+def test_inputs_and_lengths_that_are_not_there_are_refused(tmp_path: Path, argv: list[str], words: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(UsageError, match=words):
+        run(parser.parse_args([str(_graph(tmp_path / "good.onnx", [1, 3, 4, 4])), *argv]))
+
+
+def test_an_axis_without_a_name_is_told_how_to_be_set(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="open and has no name: set its size in the graph"):
+        bench(_graph(tmp_path / "open.onnx", ["batch", 3, None, None]), BenchOptions())
 
 
 def test_inputs_are_made_by_name() -> None:

@@ -1,4 +1,4 @@
-"""From hidden states to the outputs that are compared, in numpy: pooling and normalization of sentence embeddings.
+"""From hidden states to the outputs that are compared, in numpy: sentence embeddings, and scores of a text's labels.
 
 For peers that run the encoder alone. Their users write these lines too, so their time counts.
 """
@@ -6,16 +6,45 @@ For peers that run the encoder alone. Their users write these lines too, so thei
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["sentence_head"]
+__all__ = ["classification_head", "sentence_head"]
 
 Array = npt.NDArray[Any]
+
+
+_HEADS = (
+    ("pre_classifier", lambda x: np.maximum(x, 0), "classifier"),
+    ("classifier.dense", np.tanh, "classifier.out_proj"),
+)
+"""Of encoders without a pooler, by the names of their weights: DistilBERT's and RoBERTa's."""
+
+
+def classification_head(weights: Mapping[str, Array]) -> Callable[[Array, Array | None], Array]:
+    """Hidden states (batch, sequence, size) and what the model's pooler made of them, (batch, size) or None, to scores.
+
+    Args:
+        weights: Of the layers behind the encoder, by name; others are not looked at.
+
+    Raises:
+        NotImplementedError: the layers have other names.
+    """
+
+    def layer(name: str, x: Array) -> Array:
+        result: Array = x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+        return result
+
+    for first, activation, last in _HEADS:
+        if f"{first}.weight" in weights and f"{last}.weight" in weights:
+            return lambda hidden, pooled: layer(last, activation(layer(first, hidden[:, 0])))
+    if "classifier.weight" not in weights:
+        raise NotImplementedError("the layers behind the encoder are none that are known")
+    return lambda hidden, pooled: layer("classifier", hidden[:, 0] if pooled is None else pooled)
 
 
 def sentence_head(folder: Path) -> Callable[[Array, Array], Array]:

@@ -10,7 +10,7 @@ from typing import Any
 import ctranslate2
 import numpy as np
 
-from edgeport_bench.peers.heads import sentence_head
+from edgeport_bench.peers.heads import classification_head, sentence_head
 from edgeport_bench.subjects import Array
 
 __all__ = ["Ctranslate2Reader", "Ctranslate2Writer", "open_subject", "prepare"]
@@ -19,16 +19,19 @@ _TYPES = {"fp32": "float32", "int8": "int8"}
 
 
 def prepare(options: Mapping[str, Any]) -> None:
-    """Convert by CTranslate2's own converter; a classifier's last layer is kept beside it."""
+    """Convert by CTranslate2's own converter; a classifier's last layers are kept beside it."""
+    import transformers
     from ctranslate2.converters import TransformersConverter
 
+    # The converter asks for it, and transformers 5 has no other and no name for it any more.
+    transformers.BertConfig.position_embedding_type = "absolute"
     folder, quantization = Path(options["folder"]), _TYPES[options["flavour"]]
     TransformersConverter(options["model"]).convert(str(folder), quantization=quantization, force=True)
     if options["task"] == "text-classification":
         from safetensors.numpy import load_file
 
         weights = load_file(Path(options["model"]) / "model.safetensors")
-        np.savez(folder / "head.npz", weight=weights["classifier.weight"], bias=weights["classifier.bias"])
+        np.savez(folder / "head.npz", **{name: array for name, array in weights.items() if "classifier" in name})
 
 
 def open_subject(options: Mapping[str, Any]) -> Ctranslate2Reader | Ctranslate2Writer:
@@ -53,10 +56,10 @@ class Ctranslate2Reader:
         self._size = (folder / "model.bin").stat().st_size
         (self._output,) = options["outputs"]
         self._head = sentence_head(Path(options["model"])) if self._output == "sentence_embedding" else None
-        self._last: dict[str, Array] = {}
+        self._scores = None
         if options["task"] == "text-classification":
             with np.load(folder / "head.npz", allow_pickle=False) as arrays:
-                self._last = {name: array.astype(np.float32) for name, array in arrays.items()}
+                self._scores = classification_head({name: a.astype(np.float32) for name, a in arrays.items()})
 
     def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         ids, mask = feeds["input_ids"].astype(np.int32), feeds["attention_mask"]
@@ -65,10 +68,10 @@ class Ctranslate2Reader:
         found = self._encoder.forward_batch(
             ctranslate2.StorageView.from_array(ids), lengths, None if types is None else types.tolist()
         )
-        if self._last:
-            pooled = np.array(found.pooler_output)
-            return {self._output: pooled @ self._last["weight"].T + self._last["bias"]}
         hidden = np.array(found.last_hidden_state)
+        if self._scores is not None:
+            pooled = found.pooler_output
+            return {self._output: self._scores(hidden, None if pooled is None else np.array(pooled))}
         return {self._output: hidden if self._head is None else self._head(hidden, mask)}
 
     def describe(self) -> dict[str, Any]:
