@@ -36,6 +36,8 @@ class Runner(Protocol):
     input_types: dict[str, str]
     input_shapes: dict[str, tuple[int | str | None, ...]]
     output_names: tuple[str, ...]
+    tokens_at_once: int
+    """As many as keep it busy: more are no faster."""
 
     def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Run the graph; several threads may call it at once."""
@@ -129,7 +131,7 @@ class ReadingPipeline(Pipeline):
     labelled: ClassVar[bool] = False
     """Whether the last axis of the first output has one number for each of the manifest's labels."""
     max_tokens: ClassVar[int] = 2**15
-    """Most tokens in a batch, padding included: bounds the memory of long texts in large batches."""
+    """Most tokens in a batch, padding included, wherever it runs: bounds the memory."""
 
     def __init__(self, bundle: Bundle, runner: Runner, text: TextEncoder, *, batch_size: int = 32) -> None:
         """See ``Pipeline``.
@@ -199,12 +201,12 @@ class ReadingPipeline(Pipeline):
 
     def _forward(self, rows: list[Encoding], options: Any, batch_size: int) -> list[Any]:
         """Run all rows, sorted into batches; what is kept comes in the order of the rows."""
-        padding = self._padding
+        padding, fixed = self._padding, self._text.spec.fixed_batch
         batches = plan(
             [len(row) for row in rows],
             padding.length,
-            batch_size=self._text.spec.fixed_batch or batch_size,
-            max_tokens=self.max_tokens if self._text.spec.fixed_batch is None else 2**63,
+            batch_size=fixed or batch_size,
+            max_tokens=min(self.max_tokens, self._runner.tokens_at_once) if fixed is None else 2**63,
             exact=padding.exact,
         )
         kept: list[Any] = [None] * len(rows)

@@ -46,6 +46,12 @@ def test_report_tells_how_it_runs(make_bundle: Callable[..., Bundle]) -> None:
     assert json.loads(json.dumps(report.to_dict()))["nodes"] == {"cpu": 5}
 
 
+@pytest.mark.parametrize(("threads", "tokens"), [(1, 256), (4, 1024)])
+def test_each_thread_asks_for_tokens(make_bundle: Callable[..., Bundle], threads: int, tokens: int) -> None:
+    with open_session(make_bundle(), threads=threads) as session:
+        assert session.tokens_at_once == tokens
+
+
 def test_asked_variant_and_component(make_bundle: Callable[..., Bundle], variant_of: Callable[..., Any]) -> None:
     bundle = make_bundle([variant_of("fp32"), variant_of("int8")])
     with open_session(bundle) as session:

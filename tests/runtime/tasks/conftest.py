@@ -173,6 +173,7 @@ class FakeSession:
     outputs: Mapping[str, str]
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     closed: bool = False
+    tokens_at_once: int = 2**15
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         assert all(a.dtype == np.int64 for a in feeds.values())

@@ -16,6 +16,8 @@ LABELS = ["A", "B"]
 
 
 class _Session:
+    tokens_at_once = 512
+
     def __init__(self, bundle: Any, options: dict[str, Any]) -> None:
         self.bundle, self.options, self.closed = bundle, options, False
 

@@ -172,6 +172,15 @@ def test_half_precision(build: Any, texts: Any, assert_same: Any) -> None:
     assert_same(pipe(texts), expected, tolerance=1e-2)
 
 
+def test_no_more_tokens_go_together_than_keep_the_session_busy(build: Any, texts: Any, assert_same: Any) -> None:
+    pipe = build()
+    expected = pipe(texts)
+    pipe._runner.shapes.clear()
+    pipe._runner.tokens_at_once = 40
+    assert_same(pipe(texts), expected, tolerance=1e-5)
+    assert all(rows == 1 or rows * length <= 40 for rows, length in pipe._runner.shapes)
+
+
 def test_bad_batch_size(build: Any) -> None:
     for size in (0, -1, 2.5, "8", True):
         with pytest.raises(UsageError, match="batch_size"):
