@@ -154,8 +154,7 @@ def _speed_table(report: BenchReport, phase: str, ratios: Sequence[Ratio | None]
     last = phase != FIRST  # of two tables, the second explains both
     table = _table("shape", "subject", title=_TITLES.get(phase), caption=_caption(report, phase) if last else None)
     reads = phase in (READ, TEXTS)
-    counts = any(m.length for m in report.measurements)
-    rates = ("texts/s", "tokens/s") if reads and counts else ("tokens/s",) if counts else ("inputs/s",)
+    rates = (("texts/s", "tokens/s") if reads else ("tokens/s",)) if _takes_tokens(report) else ("inputs/s",)
     likeness = "cosine" if reads else "same"
     for name in ("p50", "p90", "p99", *rates, *([likeness] if report.reference else [])):
         table.add_column(name, justify="right")
@@ -181,6 +180,10 @@ def _speed_table(report: BenchReport, phase: str, ratios: Sequence[Ratio | None]
         table.add_row(*cells)
         previous = shape
     return table
+
+
+def _takes_tokens(report: BenchReport) -> bool:
+    return any(m.length for m in report.measurements)
 
 
 def _rates(m: Measurement) -> dict[str, float]:
@@ -243,8 +246,7 @@ def _table(*columns: str, title: str | None = None, caption: str | None = None) 
 
 
 def _caption(report: BenchReport, phase: str) -> str:
-    counts = any(m.length for m in report.measurements)
-    parts = [f"shape: batch{' × tokens' if counts else ''}; p50, p90, p99: milliseconds"]
+    parts = [f"shape: batch{' × tokens' if _takes_tokens(report) else ''}; p50, p90, p99: milliseconds"]
     if phase == NEXT:
         parts = ["shape: batch × tokens of the prompt; p50, p90, p99: milliseconds; tokens/s: at the median"]
     if report.reference and phase == NEXT:

@@ -6,12 +6,13 @@ import mmap
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["BYTES", "VARINT", "Data", "Part", "fields", "integer", "message", "parts", "varint"]
+__all__ = ["BYTES", "Data", "Part", "fields", "integer", "message", "parts", "varint"]
 
 Data: TypeAlias = "bytes | bytearray | mmap.mmap"
 
-VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
-"""Kinds of values."""
+BYTES = 2
+"""The kind of values that are text or messages."""
+_VARINT, _FIXED64, _FIXED32 = 0, 1, 5
 
 
 class Part(NamedTuple):
@@ -40,7 +41,7 @@ def parts(data: Data, start: int, end: int) -> Iterator[Part]:
         if kind == BYTES:
             length, first = varint(data, at)
             at = first + length
-        elif kind == VARINT:
+        elif kind == _VARINT:
             _, at = varint(data, at)
         elif kind in (_FIXED32, _FIXED64):
             at += 4 if kind == _FIXED32 else 8
@@ -85,7 +86,7 @@ def message(number: int, *contents: bytes) -> bytes:
 
 def integer(number: int, value: int) -> bytes:
     """A field that holds an integer, which is not negative."""
-    return _varint(number << 3 | VARINT) + _varint(value)
+    return _varint(number << 3 | _VARINT) + _varint(value)
 
 
 def _varint(value: int) -> bytes:

@@ -54,8 +54,8 @@ static OrtStatus *fill(Kernel *kernel, const OrtKernelInfo *info) {
     TRY(api->attribute_int(info, "bits", &bits));
     TRY(api->attribute_int(info, "block_size", &m->block));
     if (!processor_supported()) return api->create_status(ORT_FAIL, "this processor has no AVX2");
-    if (m->n < 1 || m->k < 1 || m->n > INT32_MAX || m->k > INT32_MAX || (bits != 4 && bits != 8) || m->block < 16 ||
-        m->block > 256 || m->block % 16)
+    if (m->n < 1 || m->k < 1 || m->n > INT32_MAX || m->k > INT32_MAX || (bits != 4 && bits != 8) ||
+        m->block < LEAST_BLOCK || m->block > LARGEST_BLOCK || m->block % LEAST_BLOCK)
         return wrong(api, "N, K, bits or block_size is out of range");
     m->bits = (int)bits;
     m->blocks = (m->k + m->block - 1) / m->block;
@@ -83,8 +83,7 @@ static OrtStatus *read_prologue(const OrtApi *api, const OrtKernelInfo *info, Pr
                            api->attribute_float(info, "epsilon", &p->epsilon)};
     for (int i = 0; i < 3; i++)
         if (absent[i]) api->release_status(absent[i]);
-    const int activation = p->kind >= SILU && p->kind < PROLOGUES;
-    if (p->kind < AS_IS || p->kind >= PROLOGUES || (p->gated && !activation))
+    if (p->kind < AS_IS || p->kind >= PROLOGUES || (p->gated && (p->kind == AS_IS || is_norm(p))))
         return wrong(api, "the product has no such prologue");
     return NULL;
 }
@@ -144,7 +143,7 @@ static OrtStatus *read_operands(const OrtApi *api, OrtKernelContext *context, Ca
     const Matrix *m = call->matrix;
     Prologue *p = &call->prologue;
     TRY(operand(api, context, RESIDUAL, call->rows * m->n, &call->residual));
-    if (p->kind != RMS_NORM && p->kind != LAYER_NORM) return NULL;
+    if (!is_norm(p)) return NULL;
     TRY(operand(api, context, NORM_BIAS, m->k, &p->bias));
     TRY(operand(api, context, NORM_SCALE, m->k, &p->scale));
     return p->scale ? NULL : wrong(api, "the normalization has no scale");

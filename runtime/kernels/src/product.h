@@ -7,10 +7,11 @@
 #include "prologue.h"
 
 enum { ROWS = 8 }; /* of the matrix, that lie interleaved and are multiplied at a time */
+enum { LEAST_BLOCK = 16, LARGEST_BLOCK = 256 };
 
 typedef struct {
     int64_t n, k;      /* rows and columns of the matrix */
-    int64_t block;     /* columns that share a scale: a multiple of 16 */
+    int64_t block;     /* columns that share a scale: a multiple of LEAST_BLOCK */
     int64_t blocks;    /* in a row */
     int bits;          /* 4 or 8 */
     int shifted;       /* whether blocks have zero points of their own */

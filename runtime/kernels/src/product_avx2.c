@@ -16,7 +16,6 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #include "exponential.h"
 
-enum { LARGEST_BLOCK = 256 };
 enum { TILE = 4, CHUNK = 16 }; /* rows of x: multiplied at a time, and kept in the first cache meanwhile */
 
 static size_t values_size(const Matrix *m) { return (size_t)(ROWS * m->block * m->bits / 8); }

@@ -13,6 +13,8 @@ typedef struct {
     const float *bias;  /* k of them, or none */
 } Prologue;
 
+static inline int is_norm(const Prologue *p) { return p->kind == RMS_NORM || p->kind == LAYER_NORM; }
+
 typedef struct {
     float mean, factor; /* what a normalization takes away from a row, and multiplies it with then */
 } Statistics;

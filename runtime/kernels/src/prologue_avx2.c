@@ -23,7 +23,7 @@ AVX2 static inline float sum(__m256 x) {
 }
 
 AVX2 Statistics row_statistics(const Prologue *p, const float *x, int64_t k) {
-    if (p->kind != RMS_NORM && p->kind != LAYER_NORM) return (Statistics){0, 1};
+    if (!is_norm(p)) return (Statistics){0, 1};
     float mean = 0;
     if (p->kind == LAYER_NORM) {
         __m256 total = _mm256_setzero_ps();
@@ -80,7 +80,7 @@ AVX2 static inline __m256 activation(int64_t kind, __m256 x) {
 }
 
 AVX2 void prologue(const Prologue *p, Statistics s, const float *x, int64_t k, int64_t at, int64_t width, float *to) {
-    const int normalizes = p->kind == RMS_NORM || p->kind == LAYER_NORM;
+    const int normalizes = is_norm(p);
     for (int64_t i = 0; i < width; i += 8) {
         const int64_t j = at + i, left = width - i;
         __m256 y = load(x + j, left);
