@@ -35,6 +35,10 @@ class ExportHead(nn.Module):
             return (self.sentence_head(result.last_hidden_state, inputs["attention_mask"]),)
         return tuple(getattr(result, name) for name in self.outputs)
 
+    def of_layers(self, layers: int) -> ExportHead:
+        """One for the model while it has only so many layers: none of its inputs is a layer's."""
+        return self
+
     def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """The outputs for a batch, without gradients.
 

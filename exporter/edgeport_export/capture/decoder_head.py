@@ -14,6 +14,7 @@ Inputs and outputs by form, as the runtime's ``edgeport.generate`` takes them up
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,15 @@ class DecoderHead(nn.Module):
         for layer in range(len(cache)):
             self.names += [f"past.{layer}.key", f"past.{layer}.value"]
             self.outputs += [f"present.{layer}.key", f"present.{layer}.value"]
+
+    def of_layers(self, layers: int) -> DecoderHead:
+        """One for the model while it has only so many layers."""
+        short = copy.copy(self)
+        short.cache = self.cache[:layers]
+        gone = 2 * (len(self.cache) - len(short.cache))
+        short.names = self.names[: len(self.names) - gone]
+        short.outputs = self.outputs[: len(self.outputs) - gone]
+        return short
 
     def axes(self) -> list[dict[int, str]]:
         """The open axes of each input, in order."""

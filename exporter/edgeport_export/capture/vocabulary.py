@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from onnxscript._internal.values import TracedOnnxFunction
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.onnx._internal.exporter import _fx_passes
@@ -34,6 +35,24 @@ _CHECKS = {_ATEN._assert_scalar.default, _ATEN._assert_tensor_metadata.default}
 @contextlib.contextmanager
 def spoken() -> Iterator[None]:
     """A context in which torch.onnx takes programs as they are where it can."""
+    with _undistracted(), _taken_as_they_are():
+        yield
+
+
+@contextlib.contextmanager
+def _undistracted() -> Iterator[None]:
+    """While its vocabulary is gathered, torch.onnx asks each of the 500 functions for its domain, which it never uses,
+    and each parses its own source to answer: half a second. A function's signature, which is there, knows it too."""
+    usual = TracedOnnxFunction.function_ir
+    TracedOnnxFunction.function_ir = TracedOnnxFunction.op_signature
+    try:
+        yield
+    finally:
+        TracedOnnxFunction.function_ir = usual
+
+
+@contextlib.contextmanager
+def _taken_as_they_are() -> Iterator[None]:
     usual = _fx_passes.decompose_with_registry
 
     def decompose(program: ExportedProgram, registry: Any) -> ExportedProgram:
