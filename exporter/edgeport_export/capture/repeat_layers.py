@@ -5,7 +5,7 @@ To be sure of what was recorded (see ``repetition``), the two periods that were 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import onnx_ir as ir
@@ -43,33 +43,11 @@ def repeat_layers(model: ir.Model, head: Any, repetition: Repetition) -> None:
         raise ValueError("something behind the layers reads one of those in front")
     results = [n for n, value in enumerate(graph.outputs) if value in made and value not in own]
 
-    layer = _Layers(graph, head, repetition)
-    last = {value: value for value in made}
+    copier = _Copier(graph, head, repetition, twins, own)
     end = template[-1]
-    for copy in range(1, repetition.copies + 1):
-        before, last = last, {}
-        nodes = []
-        for node in template:
-            operands = [
-                None
-                if v is None
-                else last.get(v) or (before[twins[v]] if v in twins else layer.given(v, copy) if v in own else v)
-                for v in node.inputs
-            ]
-            outputs = [layer.made(value, copy, own=value in own) for value in node.outputs]
-            last.update(zip(node.outputs, outputs, strict=True))
-            nodes.append(
-                ir.Node(
-                    node.domain,
-                    node.op_type,
-                    operands,
-                    node.attributes.values(),
-                    overload=node.overload,
-                    outputs=outputs,
-                    version=node.version,
-                    name=f"{node.name}.{copy}",
-                )
-            )
+    last = {value: value for value in made}
+    for number in range(1, repetition.copies + 1):
+        nodes, last = copier.copy(template, number, last)
         graph.insert_after(end, nodes)
         end = nodes[-1]
     for value, use in behind:
@@ -78,48 +56,90 @@ def repeat_layers(model: ir.Model, head: Any, repetition: Repetition) -> None:
         value = graph.outputs[n]
         value.name, last[value].name = last[value].name, value.name
         graph.outputs[n] = last[value]
-    layer.connect()
+    for names, ends in ((head.names, graph.inputs), (head.outputs, graph.outputs)):
+        known = {value.name for value in ends}
+        ends.extend(copier.own_values[name] for name in names if name not in known)
 
 
-class _Layers:
-    """What the copies need that is not made by their nodes: weights, and parts of the cache."""
+class _Copier:
+    """Makes the nodes of a period again, with what belongs to another layer: weights, and parts of the cache."""
 
-    def __init__(self, graph: ir.Graph, head: Any, repetition: Repetition) -> None:
+    def __init__(
+        self,
+        graph: ir.Graph,
+        head: nn.Module,
+        repetition: Repetition,
+        twins: Mapping[ir.Value, ir.Value],
+        own: Set[ir.Value],
+    ) -> None:
+        self.own_values: dict[str, ir.Value] = {}
+        """What belongs to the layers that were copied."""
         self._graph = graph
-        self._head = head
         self._repetition = repetition
-        assert isinstance(head, nn.Module)
+        self._twins = twins
+        self._own = own
         self._weights = {**dict(head.named_parameters(remove_duplicate=False)), **dict(head.named_buffers())}
-        self._values: dict[str, ir.Value] = {}
 
-    def given(self, value: ir.Value, copy: int) -> ir.Value:
+    def copy(
+        self, template: Sequence[ir.Node], number: int, before: Mapping[ir.Value, ir.Value]
+    ) -> tuple[list[ir.Node], dict[ir.Value, ir.Value]]:
+        """The nodes of the period ``number`` behind the template, and what they make instead of its values; ``before``
+        is that of the period in front."""
+        made: dict[ir.Value, ir.Value] = {}
+
+        def operand(value: ir.Value | None) -> ir.Value | None:
+            if value is None:
+                return None
+            if value in made:
+                return made[value]
+            if value in self._twins:  # in the template it comes from the period in front
+                return before[self._twins[value]]
+            return self._given(value, number) if value in self._own else value
+
+        nodes = []
+        for node in template:
+            outputs = [self._made(value, number) for value in node.outputs]
+            nodes.append(
+                ir.Node(
+                    node.domain,
+                    node.op_type,
+                    [operand(value) for value in node.inputs],
+                    node.attributes.values(),
+                    overload=node.overload,
+                    outputs=outputs,
+                    version=node.version,
+                    name=f"{node.name}.{number}",
+                )
+            )
+            made.update(zip(node.outputs, outputs, strict=True))
+        return nodes, made
+
+    def _given(self, value: ir.Value, number: int) -> ir.Value:
         """In place of ``value``, a weight or a past."""
-        name = self._renamed(value, copy)
-        if name not in self._values:
-            new = self._values[name] = ir.Value(name=name, type=value.type, shape=value.shape and value.shape.copy())
+        name = self._renamed(value, number)
+        if name not in self.own_values:
+            new = self.own_values[name] = _alike(value, name)
             if value.is_initializer():
                 new.const_value = TorchTensor(self._weights[name].detach(), name)
                 self._graph.register_initializer(new)
-        return self._values[name]
+        return self.own_values[name]
 
-    def made(self, value: ir.Value, copy: int, *, own: bool) -> ir.Value:
-        """In place of ``value``, which a node makes; ``own`` if it is a part of the cache."""
-        name = self._renamed(value, copy) if own else f"{value.name}.{copy}"
-        new = ir.Value(name=name, type=value.type, shape=value.shape and value.shape.copy())
-        if own:
-            self._values[name] = new
-        return new
+    def _made(self, value: ir.Value, number: int) -> ir.Value:
+        """In place of ``value``, which a node makes."""
+        if value not in self._own:
+            return _alike(value, f"{value.name}.{number}")
+        name = self._renamed(value, number)
+        self.own_values[name] = _alike(value, name)
+        return self.own_values[name]
 
-    def connect(self) -> None:
-        """Give the graph the inputs and outputs of the copies, in the order of the head's."""
-        for names, ends in ((self._head.names, self._graph.inputs), (self._head.outputs, self._graph.outputs)):
-            known = {value.name for value in ends}
-            ends.extend(self._values[name] for name in names if name not in known)
-
-    def _renamed(self, value: ir.Value, copy: int) -> str:
+    def _renamed(self, value: ir.Value, number: int) -> str:
         layer, name = parted(self._repetition.stack, str(value.name))
         assert layer is not None
-        return name.replace("*", str(layer + copy * self._repetition.period), 1)
+        return name.replace("*", str(layer + number * self._repetition.period), 1)
+
+
+def _alike(value: ir.Value, name: str) -> ir.Value:
+    return ir.Value(name=name, type=value.type, shape=value.shape and value.shape.copy())
 
 
 def _periods(graph: ir.Graph, repetition: Repetition) -> tuple[list[ir.Node], list[ir.Node]]:
