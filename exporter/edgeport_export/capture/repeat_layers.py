@@ -12,14 +12,12 @@ import onnx_ir as ir
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
-from edgeport_export.capture.repetition import Repetition, parted
+from edgeport_export.capture.repetition import SMALL, Repetition, parted
 
 __all__ = ["repeat_layers"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """Where torch.onnx tells in which modules a node was traced."""
-_SMALL = 64
-"""Elements, at most, of a tensor that is compared by what is in it."""
 
 
 def repeat_layers(model: ir.Model, head: Any, repetition: Repetition) -> None:
@@ -213,7 +211,7 @@ def _constant(value: ir.Value) -> object:
     if node is not None:
         return _attributes(node) if node.op_type == "Constant" else None
     tensor = value.const_value
-    return _content(tensor) if tensor is not None and tensor.size <= _SMALL else None
+    return _content(tensor) if tensor is not None and tensor.size <= SMALL else None
 
 
 def _attributes(node: ir.Node) -> dict[str, object]:

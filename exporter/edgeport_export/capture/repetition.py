@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["Repetition", "find_repetition", "parted", "shortened"]
+__all__ = ["SMALL", "Repetition", "find_repetition", "parted", "shortened"]
 
 _SPARED = 3
 """Layers, at least, that need not be traced: for fewer the record is not worth its time."""
 _LEAST = 2 + _SPARED
 """Layers of a stack that is looked at."""
-_SMALL = 64
-"""Elements, at most, of a tensor from nowhere that is compared by what is in it."""
+SMALL = 64
+"""Elements, at most, of a tensor that is no weight and is compared by what is in it."""
 _CACHE = re.compile(r"(?:past|present)\.(\d+)\.")
 
 
@@ -172,7 +172,7 @@ class _Record(TorchDispatchMode):
             layer, name = self._given[tensor]
             return name if layer == len(self.layers) - 1 else (layer, name)
         if tensor not in self._made:
-            return tensor.tolist() if tensor.numel() <= _SMALL else id(tensor)
+            return tensor.tolist() if tensor.numel() <= SMALL else id(tensor)
         operation, number = self._made[tensor]
         near = operation >= min(self._starts[-2:])
         return "from the start", operation - self._starts[-1] if near else operation, near, number
