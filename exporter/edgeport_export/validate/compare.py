@@ -66,12 +66,13 @@ def compare(
             if got.shape != want.shape:
                 raise ValueError(f"the graph returns shape {got.shape} where the original returns {want.shape}")
             got_rows, want_rows = _rows(got, mask, padded), _rows(want, mask, padded)
-            scale = math.sqrt(sum(_square(r) for r in want_rows) / sum(r.size for r in want_rows)) or 1.0
+            square = sum(map(_square, want_rows))
+            total_square += square
+            scale = math.sqrt(square / sum(r.size for r in want_rows)) or 1.0
             for a, b in zip(got_rows, want_rows, strict=True):
                 difference = np.abs(a - b)
                 largest = float(np.maximum(largest, difference.max()))  # NaN stays NaN
                 total_difference += float(difference.sum(dtype=np.float64))
-                total_square += _square(b)
                 values += b.size
                 cosines.append(_cosine(a, b))
                 if task.generates:
@@ -97,7 +98,7 @@ def _rows(values: Array, mask: NDArray[np.int64], padded: bool) -> list[Array]:
     """One array (positions, width) a text: its unpadded tokens, or the text as one row."""
     if not padded:
         return [row.reshape(1, -1) for row in values]
-    real = [row[m.astype(bool)] for row, m in zip(values, mask, strict=True)]
+    real = [row if m.all() else row[m.astype(bool)] for row, m in zip(values, mask, strict=True)]
     # Scores over the sequence (start, end) are one row a text: the label is a position.
     return [r[None] if r.ndim == 1 else r for r in real]
 
