@@ -13,6 +13,7 @@ from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
 from edgeport_export.capture.repetition import SMALL, Repetition, parted
+from edgeport_export.passes.match import name_of, new_weight
 
 __all__ = ["repeat_layers"]
 
@@ -116,10 +117,11 @@ class _Copier:
         """In place of ``value``, a weight or a past."""
         name = self._renamed(value, number)
         if name not in self.own_values:
-            new = self.own_values[name] = _alike(value, name)
-            if value.is_initializer():
-                new.const_value = TorchTensor(self._weights[name].detach(), name)
-                self._graph.register_initializer(new)
+            self.own_values[name] = (
+                new_weight(self._graph, name, TorchTensor(self._weights[name].detach(), name))
+                if value.is_initializer()
+                else _alike(value, name)
+            )
         return self.own_values[name]
 
     def _made(self, value: ir.Value, number: int) -> ir.Value:
@@ -131,13 +133,13 @@ class _Copier:
         return self.own_values[name]
 
     def _renamed(self, value: ir.Value, number: int) -> str:
-        layer, name = parted(self._repetition.stack, str(value.name))
+        layer, name = parted(self._repetition.stack, name_of(value))
         assert layer is not None
         return name.replace("*", str(layer + number * self._repetition.period), 1)
 
 
 def _alike(value: ir.Value, name: str) -> ir.Value:
-    return ir.Value(name=name, type=value.type, shape=value.shape and value.shape.copy())
+    return ir.Value(name=name, type=value.type, shape=None if value.shape is None else value.shape.copy())
 
 
 def _periods(graph: ir.Graph, repetition: Repetition) -> tuple[list[ir.Node], list[ir.Node]]:
@@ -173,8 +175,10 @@ def _own_values(
     carried: dict[ir.Value, ir.Value] = {}
 
     def pair(a: ir.Value | None, b: ir.Value | None) -> bool:
-        if a is None or b is None or a in twins:
-            return (a is None and b is None) or (a is not None and twins.get(a) is b)
+        if a is None or b is None:
+            return a is b
+        if a in twins:
+            return twins[a] is b
         if b in twins:
             return a is not b and carried.setdefault(b, a) is a
         if a is b:
@@ -201,8 +205,8 @@ def _own_values(
 
 
 def _are_own(a: ir.Value, b: ir.Value, repetition: Repetition) -> bool:
-    layer, name = parted(repetition.stack, str(a.name))
-    return layer is not None and parted(repetition.stack, str(b.name)) == (layer + repetition.period, name)
+    layer, name = parted(repetition.stack, name_of(a))
+    return layer is not None and parted(repetition.stack, name_of(b)) == (layer + repetition.period, name)
 
 
 def _constant(value: ir.Value) -> object:

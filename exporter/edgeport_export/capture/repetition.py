@@ -21,8 +21,8 @@ __all__ = ["SMALL", "Repetition", "find_repetition", "parted", "shortened"]
 
 _SPARED = 3
 """Layers, at least, that need not be traced: for fewer the record is not worth its time."""
-_LEAST = 2 + _SPARED
-"""Layers of a stack that is looked at."""
+_LEAST = 3 + _SPARED
+"""Layers of a stack that is looked at: one in front and two periods have to be traced."""
 SMALL = 64
 """Elements, at most, of a tensor that is no weight and is compared by what is in it."""
 _CACHE = re.compile(r"(?:past|present)\.(\d+)\.")
@@ -47,11 +47,6 @@ class Repetition:
     def copies(self) -> int:
         """Periods that are left."""
         return (self.layers - self.traced) // self.period
-
-    def is_traced(self, name: str) -> bool:
-        """Whether an input or output of that name belongs to a layer that is traced, or to none."""
-        layer, _ = parted(self.stack, name)
-        return layer is None or layer < self.traced
 
 
 def parted(stack: str, name: str) -> tuple[int | None, str]:

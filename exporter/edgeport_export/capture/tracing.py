@@ -18,7 +18,7 @@ from torch.fx.experimental import _config
 
 from edgeport_export.capture.obstacles import around_obstacles
 from edgeport_export.capture.repeat_layers import repeat_layers
-from edgeport_export.capture.repetition import find_repetition, shortened
+from edgeport_export.capture.repetition import Repetition, find_repetition, shortened
 from edgeport_export.capture.vocabulary import spoken
 
 __all__ = ["quiet", "trace"]
@@ -39,7 +39,7 @@ def trace(head: Any, inputs: Sequence[Tensor], axes: Sequence[dict[int, str]] | 
     Args:
         head: A module in eval mode around a transformers model, ``head.model``; it takes the tensors that
             ``head.names`` lists and returns those of ``head.outputs``; ``head.of_layers(n)`` is one around the same
-            model when that has only so many layers.
+            model when that has only so many layers, with the first of its names.
         inputs: A sample for each of its names.
         axes: For each input, the names of its open axes; None keeps the sample's shapes.
         opset: ONNX opset of the result.
@@ -49,27 +49,22 @@ def trace(head: Any, inputs: Sequence[Tensor], axes: Sequence[dict[int, str]] | 
     """
     assert isinstance(head, nn.Module)
     with quiet(), _no_garbage_collection(), torch.no_grad(), around_obstacles(head.model), spoken(), _any_size():
-        try:
-            return _trace_shortened(head, inputs, axes, opset=opset)
-        except Exception:  # whatever is in the way of that, the model in its full length decides
-            return _trace(head, inputs, axes, opset=opset)
+        # Whatever is in the way of a shortened model, the one in its full length decides.
+        with contextlib.suppress(Exception):
+            repetition = find_repetition(head, head.names, inputs)
+            if repetition is not None:
+                return _trace_shortened(head, inputs, axes, repetition, opset=opset)
+        return _trace(head, inputs, axes, opset=opset)
 
 
 def _trace_shortened(
-    head: Any, inputs: Sequence[Tensor], axes: Sequence[dict[int, str]] | None, *, opset: int
+    head: Any, inputs: Sequence[Tensor], axes: Sequence[dict[int, str]] | None, repetition: Repetition, *, opset: int
 ) -> ir.Model:
     """Trace as few layers as there are different ones, and repeat them."""
-    repetition = find_repetition(head, head.names, inputs)
-    if repetition is None:
-        raise ValueError("no layers repeat")
-    taken = [n for n, name in enumerate(head.names) if repetition.is_traced(name)]
+    short = head.of_layers(repetition.traced)
+    taken = len(short.names)
     with shortened(head, repetition):
-        model = _trace(
-            head.of_layers(repetition.traced),
-            [inputs[n] for n in taken],
-            None if axes is None else [axes[n] for n in taken],
-            opset=opset,
-        )
+        model = _trace(short, inputs[:taken], axes and axes[:taken], opset=opset)
     repeat_layers(model, head, repetition)
     return model
 
