@@ -22,6 +22,7 @@ from edgeport_export.samples import Batch
 
 __all__ = ["DecoderRunner"]
 
+_TIMED_PROMPTS = 3
 _TIMED_TOKENS = 12
 _STEPS = 3
 """Tokens of each text that are read one by one."""
@@ -96,12 +97,12 @@ class DecoderRunner:
         prompts = [prompt[: max(room, 1)] for prompt in prompts]
         for prompt in prompts:
             samples = []
-            for _ in range(4):
+            for _ in range(_TIMED_PROMPTS):
                 self._decoder.tokens = []  # nothing shared with the last time
                 start = time.perf_counter()
                 self._decoder.start([prompt], room=_TIMED_TOKENS)
                 samples.append((time.perf_counter() - start) * 1e3)
-            found[f"prompt of {len(prompt)}"] = round(float(np.median(samples[1:])), 3)
+            found[f"prompt of {len(prompt)}"] = round(float(np.median(samples)), 3)
         samples = []
         for _ in range(_TIMED_TOKENS):
             start = time.perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -136,12 +135,7 @@ def running(path: Path, batch: Batch) -> Iterator[None]:
 
 
 def return_freed_memory() -> None:
-    """Hand back to the system what nothing holds any more.
-
-    A graph's nodes and values hold each other until they are collected, and glibc keeps freed blocks of up to 32 MB,
-    which is most of a closed session.
-    """
-    gc.collect()
+    """Hand back to the system what was freed: glibc keeps blocks of up to 32 MB, which is most of a closed session."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

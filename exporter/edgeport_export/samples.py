@@ -86,20 +86,28 @@ def capture_batch(source: Source, shape: tuple[int, int] | None = None) -> Batch
     return _encode(source, (SENTENCES[1], SENTENCES[-1], SENTENCES[0]), length=min(23, source.max_length))
 
 
-def validation_batches(source: Source, shape: tuple[int, int] | None = None) -> list[Batch]:
-    """Batches of several sizes, lengths and paddings, the longest input included."""
+def validation_batches(source: Source, shape: tuple[int, int] | None = None, *, long: bool = True) -> list[Batch]:
+    """Batches of several sizes, lengths and paddings.
+
+    Args:
+        source: The model.
+        shape: (rows, tokens) of every batch, where the graph has one shape.
+        long: With the longest input; otherwise something else has to be as long.
+    """
     if shape is not None:
         rows, length = shape
         texts = (SENTENCES * rows)[: 2 * rows]
         return [_encode(source, texts[i : i + rows], length=length, rows=rows) for i in range(0, 2 * rows, rows)]
     longest = min(source.max_length, 512)
     if source.task.generates:  # every token's logits are as wide as the vocabulary: less of it
-        return [
+        batches = [
             _encode(source, SENTENCES[:1]),
             _encode(source, SENTENCES[:4]),
             _encode(source, SENTENCES[4:6], length=min(longest, 48)),
-            _encode(source, (" ".join(SENTENCES * 4),), length=min(longest, 128)),
         ]
+        if long:
+            batches.append(_encode(source, (" ".join(SENTENCES * 4),), length=min(longest, 128)))
+        return batches
     batches = [
         _encode(source, SENTENCES[:1]),
         _encode(source, SENTENCES[:4]),
@@ -136,6 +144,12 @@ class EvaluationText:
     """Token ids. Each begins as the tokenizer begins a text; a token is predicted from those before it in its piece."""
     unpredicted: int
     """Tokens behind the first of each piece that are not predicted: special ones."""
+
+    def batch(self, start: int = 0, rows: int = 1) -> Batch:
+        """Pieces to read, without their last tokens: from ``start`` on, at most ``rows``, all as long as the first."""
+        some = self.pieces[start : start + rows]
+        ids = np.array([piece[:-1] for piece in takewhile(lambda p: len(p) == len(some[0]), some)], np.int64)
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
     @property
     def tokens(self) -> int:

@@ -5,6 +5,7 @@ An export makes those that it was asked for; a search for the best one makes man
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -137,6 +138,7 @@ def make_variant(
             size = save_graph(model, directory / file)
             counts = operator_counts(model)
             del model
+            gc.collect()  # a graph's nodes and values hold each other
             return_freed_memory()
             page_out(".safetensors")
         measured: dict[str, Any] = {}
@@ -252,7 +254,7 @@ def _run_original(head: ExportHead, source: Source, recipe: Recipe, progress: Pr
         return None
     with progress.stage("reference", "Run the original"):
         text = evaluation_text(source, recipe) if source.task.generates else None
-        return make_reference(head, validation_batches(source, recipe.fixed_shape), text)
+        return make_reference(head, validation_batches(source, recipe.fixed_shape, long=text is None), text)
 
 
 def open_variant(path: Path, source: Source, how: OpenBy = ON_CPU) -> Callable[[Batch], list[NDArray[np.float32]]]:

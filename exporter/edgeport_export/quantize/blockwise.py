@@ -98,8 +98,9 @@ def in_blocks(rows: NDArray[np.floating], block_size: int) -> NDArray[np.float32
     """``rows`` (rows, width) as float32 (rows, blocks, block_size), the last block filled up with 0."""
     count, width = rows.shape
     blocks = -(-width // block_size)
-    padded = np.zeros((count, blocks * block_size), np.float32)
+    padded = np.empty((count, blocks * block_size), np.float32)
     padded[:, :width] = rows
+    padded[:, width:] = 0
     return padded.reshape(count, blocks, block_size)
 
 

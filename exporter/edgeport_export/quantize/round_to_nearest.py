@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from edgeport_export.quantize.blockwise import Grid, Quantized, in_blocks
@@ -88,7 +89,7 @@ def fit(
     Returns:
         Scales, float32, and zero points, uint8, both (...); the zero points of a symmetric grid are all its middle.
     """
-    tries = [_reaching(blocks, grid, sign) for sign in ((1, -1) if grid.symmetric and search else (1,))]
+    tries = _reaching(blocks, grid, both_signs=search)
     if not search:
         return tries[0]
     weighted = blocks if importance is None else blocks * importance
@@ -97,12 +98,12 @@ def fit(
     centred = np.empty(blocks.shape, np.float32)
     counted = centred if importance is None else np.empty_like(centred)
     for scale, zero in tries:
-        lowest = -zero[..., None].astype(np.float32)
+        # One number where it is one: a bound a block takes numpy four times as long.
+        lowest = np.float32(-grid.middle) if grid.symmetric else -zero[..., None].astype(np.float32)
         for part in _PARTS[grid.bits]:
             np.multiply(blocks, (1 / (scale * np.float32(part)))[..., None], out=centred)
             np.rint(centred, out=centred)
-            np.maximum(centred, lowest, out=centred)
-            np.minimum(centred, lowest + np.float32(grid.top), out=centred)
+            np.clip(centred, lowest, lowest + np.float32(grid.top), out=centred)
             if importance is not None:
                 np.multiply(centred, importance, out=counted)
             along = np.einsum("...b,...b->...", weighted, centred)
@@ -125,20 +126,27 @@ def rounded(
     return np.clip(whole, 0, grid.top, out=whole).astype(np.uint8)
 
 
-def _reaching(blocks: NDArray[np.float32], grid: Grid, sign: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """The scale and zero point that reach every weight of a block, or nearly so.
+def _reaching(
+    blocks: NDArray[np.float32], grid: Grid, *, both_signs: bool
+) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+    """Scales and zero points that reach every weight of a block, or nearly so.
 
-    A symmetric grid has one step more below zero than above. With ``sign`` -1 the scale's sign is such that the largest
-    weight takes that step; all integers are used then, and a weight of the other sign may be cut off by one step.
+    A symmetric grid has one step more below zero than above. With ``both_signs`` there is a second scale, whose sign is
+    such that the largest weight takes that step; all integers are used then, and a weight of the other sign may be cut
+    off by one step.
     """
+    # torch finds the extremes of 32 neighbours four times as fast as numpy.
+    weights = torch.from_numpy(blocks)
+    low, high = weights.amin(-1).numpy(), weights.amax(-1).numpy()
     if not grid.symmetric:
-        low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
         scale = _nonzero((high - low) / np.float32(grid.top))
-        return scale, np.clip(np.rint(-low / scale), 0, grid.top).astype(np.uint8)
-    low, high = blocks.min(-1), blocks.max(-1)
+        return [(scale, np.clip(np.rint(-low / scale), 0, grid.top).astype(np.uint8))]
     extreme = np.where(-low > high, low, high)
-    scale = -extreme / np.float32(grid.middle) if sign < 0 else np.abs(extreme) / np.float32(grid.middle - 1)
-    return _nonzero(scale.astype(np.float32)), np.full(scale.shape, grid.middle, np.uint8)
+    scales = [np.abs(extreme) / np.float32(grid.middle - 1)]
+    if both_signs:
+        scales.append(-extreme / np.float32(grid.middle))
+    return [(_nonzero(scale), np.full(scale.shape, grid.middle, np.uint8)) for scale in scales]
 
 
 def _nonzero(scale: NDArray[np.float32]) -> NDArray[np.float32]:

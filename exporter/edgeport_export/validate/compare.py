@@ -35,9 +35,6 @@ class Figures:
     agreement: float | None
     """Share of positions with the same top label; None where the task has no labels."""
     rows: int
-    divergence: float | None = None
-    """Mean Kullback-Leibler divergence, in nats, of the variant's next token from the original's; None unless the task
-    predicts tokens."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -60,7 +57,6 @@ def compare(
     largest = total_difference = total_square = 0.0
     values = same = total = 0
     cosines: list[Array] = []
-    divergences: list[Array] = []
     for got_batch, want_batch, mask in zip(actual, expected, masks, strict=True):
         for got, want, padded in zip(got_batch, want_batch, task.padded, strict=True):
             if got.shape != want.shape:
@@ -75,8 +71,6 @@ def compare(
                 total_difference += float(difference.sum(dtype=np.float64))
                 values += b.size
                 cosines.append(_cosine(a, b))
-                if task.generates:
-                    divergences.append(_divergence(a, b))
                 if task.top_axis is not None and b.shape[-1] > 1:
                     chosen = np.take_along_axis(b, a.argmax(-1)[..., None], -1)[..., 0]
                     same += int((chosen >= b.max(-1) - _TIE * scale).sum())
@@ -90,7 +84,6 @@ def compare(
         cosine_min=float(np.nan_to_num(cosine.min(), nan=-1.0)),
         agreement=same / total if total else None,
         rows=int(cosine.size),
-        divergence=float(np.concatenate(divergences).mean()) if divergences else None,
     )
 
 
@@ -108,21 +101,6 @@ def _cosine(a: Array, b: Array) -> Array:
     both_zero = norms < 1e-30
     cosine: Array = np.where(both_zero, 1.0, (a * b).sum(-1) / np.where(both_zero, 1.0, norms))
     return cosine
-
-
-def _divergence(a: Array, b: Array) -> Array:
-    """KL(b || a) of the softmax of each row, both (positions, vocabulary)."""
-    # A position at a time: a vocabulary may have 256k entries, and these are float64.
-    return np.array(
-        [_position_divergence(x.astype(np.float64), y.astype(np.float64)) for x, y in zip(a, b, strict=True)]
-    )
-
-
-def _position_divergence(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    logs_a, logs_b = a - a.max(), b - b.max()
-    likely = np.exp(logs_b)
-    total = likely.sum()
-    return float((likely @ (logs_b - logs_a)) / total - np.log(total) + np.log(np.exp(logs_a).sum()))
 
 
 def _square(values: Array) -> float:

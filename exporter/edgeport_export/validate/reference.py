@@ -31,9 +31,12 @@ class Reference:
 
 
 def make_reference(head: ExportHead, batches: Sequence[Batch], text: EvaluationText | None = None) -> Reference:
-    """Run the original on ``batches``, and on ``text``, where the model writes some."""
+    """Run the original on ``batches``, and on ``text``, where the model writes some: its first piece is one more."""
     outputs = [[t.float().numpy() for t in head.run(batch)] for batch in batches]
-    return Reference(batches, outputs, None if text is None else predict_text(head, text))
+    if text is None:
+        return Reference(batches, outputs)
+    predicted, logits = predict_text(head, text)
+    return Reference([*batches, text.batch()], [*outputs, [logits]], predicted)
 
 
 def hides_padding(head: ExportHead, alone: Batch, padded: Batch) -> bool:

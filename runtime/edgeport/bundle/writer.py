@@ -73,18 +73,16 @@ class BundleWriter:
 
     def commit(self, manifest: Manifest) -> Manifest:
         """Hash what lies in ``directory``, write ``manifest`` with these files, and rename; returns what it wrote."""
+        from concurrent.futures import ThreadPoolExecutor  # not for the device, which only reads bundles
+
         written = sorted(self.directory.rglob("*"))
         links = [p.name for p in written if p.is_symlink()]
         if links:
             raise BundleError(f"{links[0]!r} is a link, and a bundle is complete by itself: put the file itself there.")
-        files = [p for p in written if p.is_file()]
-        records = {
-            check_path(p.relative_to(self.directory).as_posix()): FileRecord(sha256_of(p), p.stat().st_size)
-            for p in files
-        }
+        names = {check_path(p.relative_to(self.directory).as_posix()): p for p in written if p.is_file()}
+        with ThreadPoolExecutor() as threads:  # one file waits for the disk while another is hashed
+            records = dict(zip(names, threads.map(_recorded, names.values()), strict=True))
         manifest = replace(manifest, files=records)
-        for p in files:
-            _flush(p)
         (self.directory / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         _flush(self.directory / MANIFEST_NAME)
         self._replace_target()
@@ -96,6 +94,11 @@ class BundleWriter:
         else:
             self.directory.rename(self.target)
         _flush_names(self.target.parent)
+
+
+def _recorded(path: Path) -> FileRecord:
+    _flush(path)
+    return FileRecord(sha256_of(path), path.stat().st_size)
 
 
 def _flush(path: Path) -> None:
