@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import edgeport_export.scan_once  # noqa: F401
+
+# isort: split
 import transformers
 from edgeport.bundle import Manifest, Variant
 from edgeport.errors import UsageError

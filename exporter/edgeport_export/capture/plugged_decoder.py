@@ -1,8 +1,8 @@
 """The plugged form of models whose attention goes through an interface.
 
 Before it is traced, the model with its attention plugged in is compared with the model as it was: rows of different
-length that are read together, then go on in a cache with room to spare, give what each row gives when it is read alone
-and whole. So an architecture that does something of its own with masks, or takes the cache's size for a row's length,
+length that are read together, then go on in a cache with room to spare, give what each row gives when it is read at
+once. So an architecture that does something of its own with masks, or takes the cache's size for a row's length,
 is captured in another form instead of becoming a wrong graph.
 """
 
@@ -48,21 +48,23 @@ def capture_plugged(model: PreTrainedModel, layers: int, *, opset: int) -> ir.Mo
 def _checked(model: PreTrainedModel, layers: int) -> CacheShapes:
     """The cache's shapes, after the comparison."""
     head = DecoderHead(model, "plugged", [((0, 0), (0, 0))] * layers)
-    texts = [torch.arange(length + _STEP) + 3 + 7 * row for row, length in enumerate(_LENGTHS)]
-    expected = [model(input_ids=text[None], use_cache=False, return_dict=True).logits[0] for text in texts]
+    texts = [torch.arange(max(_LENGTHS) + _STEP) + 3 + 7 * row for row in range(len(_LENGTHS))]
+    pairs = list(zip(texts, _LENGTHS, strict=True))
+    expected = model(input_ids=torch.stack(texts), use_cache=False, return_dict=True).logits
     with cached_attention(model) as calls:
         try:
-            read, *past = _run(head, [text[:length] for text, length in zip(texts, _LENGTHS, strict=True)], (), 0)
+            read, *past = _run(head, [text[:length] for text, length in pairs], (), 0)
         except Exception as e:
             if calls():
                 raise
             raise UnreachedError("attention does not go through an interface") from e
         shapes = [(tensor.shape[1], tensor.shape[3]) for tensor in past]
         wide = [pad(tensor, (0, 0, 0, _STEP + _SPARE), value=1.0) for tensor in past]
-        went_on, *_ = _run(head, [text[-_STEP:] for text in texts], wide, _LENGTHS)
+        went_on, *_ = _run(head, [text[length:][:_STEP] for text, length in pairs], wide, _LENGTHS)
     for row, length in enumerate(_LENGTHS):
         got = torch.cat([read[row, :length], went_on[row]])
-        if got.shape != expected[row].shape or not nearly_equal(got, expected[row]):
+        whole = expected[row, : len(got)]
+        if got.shape != whole.shape or not nearly_equal(got, whole):
             raise ValueError("plugged in, the model has other logits: it does something of its own")
     return list(zip(shapes[::2], shapes[1::2], strict=True))
 

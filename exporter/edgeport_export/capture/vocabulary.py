@@ -1,8 +1,9 @@
 """A traced program that speaks torch.onnx's vocabulary already is taken as it is.
 
-torch.onnx runs every traced program a second time, to replace operators that it does not know and operations in place:
-half of the time of an export. A transformers model in eval mode mostly has neither. Some operators that it has are
-spelled differently for the same thing; those are respelled here. With any other, torch.onnx goes its usual way.
+torch.onnx runs every traced program a second time, to replace operators that it does not know and operations in place,
+and a third time, to see its types: half of the time of an export. A transformers model in eval mode mostly has neither.
+Some operators that it has are spelled differently for the same thing; those are respelled here. With any other,
+torch.onnx goes its usual way.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from onnxscript._internal.values import TracedOnnxFunction
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.onnx._internal.exporter import _fx_passes
+from torch.onnx._internal.fx.passes import type_promotion
 
 __all__ = ["spoken"]
 
@@ -35,7 +37,7 @@ _CHECKS = {_ATEN._assert_scalar.default, _ATEN._assert_tensor_metadata.default}
 @contextlib.contextmanager
 def spoken() -> Iterator[None]:
     """A context in which torch.onnx takes programs as they are where it can."""
-    with _undistracted(), _taken_as_they_are():
+    with _undistracted(), _taken_as_they_are(), _not_run_again():
         yield
 
 
@@ -69,6 +71,29 @@ def _taken_as_they_are() -> Iterator[None]:
         _fx_passes.decompose_with_registry = usual
 
 
+@contextlib.contextmanager
+def _not_run_again() -> Iterator[None]:
+    """To write down conversions that torch makes by itself, torch.onnx runs every operator once more: a tenth of the
+    time of an export. What an operator gives is known from the trace; one that is changed says its new value itself."""
+    interpreter = type_promotion._TypePromotionInterpreter
+    usual = interpreter.run_node
+
+    def run_node(self: Any, node: Node) -> Any:
+        if node.op != "call_function" or "val" not in node.meta:
+            return usual(self, node)
+        with self._set_current_node(node):
+            rule = type_promotion.get_type_promotion_rule(node, self.type_promotion_table)
+            if rule is not None:
+                self._maybe_promote_node(node, rule)
+        return node.meta["val"]
+
+    interpreter.run_node = run_node
+    try:
+        yield
+    finally:
+        interpreter.run_node = usual
+
+
 def _is_known(node: Node, known: set[Any]) -> bool:
     if node.op != "call_function":
         return node.op != "get_attr"  # a graph inside the graph
@@ -83,11 +108,7 @@ def _respell(module: GraphModule) -> None:
     graph = module.graph
     for node in list(graph.nodes):
         if node.target is _ATEN.reshape.default:
-            # torch.onnx runs the program once more to see its types, and a view has to be one.
-            with graph.inserting_before(node):
-                source = graph.call_function(_ATEN.contiguous.default, node.args[:1])
-            source.meta = dict(node.args[0].meta)
-            node.target, node.args = _ATEN.view.default, (source, *node.args[1:])
+            node.target = _ATEN.view.default
         elif node.target in _TYPES:
             source = node.args[0]
             before, after = source.meta["val"].dtype, node.meta["val"].dtype
