@@ -6,6 +6,8 @@ An export makes those that it was asked for; a search for the best one makes man
 from __future__ import annotations
 
 import gc
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -102,14 +104,20 @@ def prepare(head: ExportHead, source: Source, recipe: Recipe, progress: Progress
     seen = int8_samples(source, recipe) if "int8" in recipe.precisions and not generates else []
     reference = _run_original(head, source, recipe, progress)
     weights = source.model.state_dict()  # as they are: while it is traced, the model has others
-    with progress.stage("capture", "Capture the graph"), ThreadPoolExecutor(1) as beside:
-        # A second of hashing for 0.5 GB, while tracing keeps one core busy.
+    with progress.stage("capture", "Capture the graph"), ThreadPoolExecutor(1, initializer=_step_back) as beside:
+        # Half a second of hashing for 0.5 GB, while tracing keeps one core busy.
         sha256 = beside.submit(sha256_of_weights, weights)
         captured = _capture(head, source, recipe)
     with progress.stage("optimize", "Optimize the graph"):
         graph = run_passes(captured.model, PREPARE)
     record = package.capture_record(captured, graph)
     return Prepared(head, source, graph, sha256.result(), record, reference, samples, seen)
+
+
+def _step_back() -> None:
+    """Let this thread have what the others leave: a product that two threads share takes as long as the slower one."""
+    if sys.platform == "linux":  # elsewhere it is the whole process that steps back
+        os.nice(19)
 
 
 def make_variant(
