@@ -42,6 +42,7 @@ def test_the_figures_are_torchs(exported: tuple[Path, Any, Any]) -> None:
     recorded = {name: variant.measured["quality"] for name, variant in manifest.variants.items()}
     text = manifest.validation["text"]
     assert (text["name"], text["piece_tokens"]) == ("words.txt", 96)
+    assert manifest.validation["shapes"][-1] == [1, 96]  # a variant has to be the original there, with its cache
     ids = tiny_tokenizer()(f"{WORDS}\n" * 40, add_special_tokens=False)["input_ids"]
     assert text["tokens"] == len(ids)  # the first of a piece follows the token that begins a text
     logs = []
