@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import edgeport_export.scan_once  # noqa: F401
+import edgeport_export.scan_once  # noqa: F401 (before what imports transformers.models)
 
 # isort: split
 import transformers

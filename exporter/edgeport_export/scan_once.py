@@ -12,14 +12,15 @@ from typing import Any
 
 from transformers.utils import import_utils
 
-_scan = import_utils.create_import_structure_from_path
+_usual = getattr(import_utils, "create_import_structure_from_path", None)
 
 
-def _scan_again(module_path: str | Path) -> dict[str, Any]:
-    """The structure of a folder, given itself or a file in it: under one key, so that the cache has it."""
+def _structure(module_path: str | Path) -> Any:
+    """Of a folder, given itself or a file in it: under one key, so that the cache has it."""
+    assert _usual is not None
     folder = Path(module_path)
-    structure: dict[str, Any] = _scan(folder.parent if folder.is_file() else folder)
-    return structure
+    return _usual(folder.parent if folder.is_file() else folder)
 
 
-import_utils.create_import_structure_from_path = _scan_again
+if _usual is not None:
+    import_utils.create_import_structure_from_path = _structure
