@@ -99,8 +99,12 @@ def in_blocks(rows: NDArray[np.floating], block_size: int) -> NDArray[np.float32
     count, width = rows.shape
     blocks = -(-width // block_size)
     padded = np.empty((count, blocks * block_size), np.float32)
-    padded[:, :width] = rows
     padded[:, width:] = 0
+    # A transposed matrix goes by columns: what is read of a cache line is then read at once.
+    step = block_size if rows.strides[0] < rows.strides[1] else width
+    for start in range(0, width, step):
+        some = slice(start, min(start + step, width))
+        padded[:, some] = rows[:, some]
     return padded.reshape(count, blocks, block_size)
 
 

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from edgeport_export.quantize.blockwise import Grid, Quantized, in_blocks
@@ -89,55 +88,59 @@ def fit(
     Returns:
         Scales, float32, and zero points, uint8, both (...); the zero points of a symmetric grid are all its middle.
     """
-    tries = _reaching(blocks, grid, both_signs=search)
-    if not search:
-        return tries[0]
-    weighted = blocks if importance is None else blocks * importance
-    least = np.full(blocks.shape[:-1], -1.0, np.float32)
+    shape, size = blocks.shape[:-1], blocks.shape[-1]
+
+    def beside_each_other(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        # (block_size, blocks): numpy is at its fastest along a last axis, and that of a block is short.
+        return np.ascontiguousarray(values.reshape(-1, size).T)
+
+    weights = beside_each_other(blocks)
+    tries = _reaching(weights.min(0), weights.max(0), grid, both_signs=search)
     best_scale, best_zero = tries[0][0].copy(), tries[0][1].copy()
-    centred = np.empty(blocks.shape, np.float32)
-    counted = centred if importance is None else np.empty_like(centred)
-    for scale, zero in tries:
-        # One number where it is one: a bound a block takes numpy four times as long.
-        lowest = np.float32(-grid.middle) if grid.symmetric else -zero[..., None].astype(np.float32)
-        for part in _PARTS[grid.bits]:
-            np.multiply(blocks, (1 / (scale * np.float32(part)))[..., None], out=centred)
-            np.rint(centred, out=centred)
-            np.clip(centred, lowest, lowest + np.float32(grid.top), out=centred)
-            if importance is not None:
-                np.multiply(centred, importance, out=counted)
-            along = np.einsum("...b,...b->...", weighted, centred)
-            squared = np.einsum("...b,...b->...", counted, centred)
-            # The error at the best scale is <w, w> less this.
-            explained = np.divide(along * along, squared, out=np.zeros_like(along), where=squared > 0)
-            better = (explained > least) & (squared > 0) & (along != 0)
-            np.copyto(least, explained, where=better)
-            np.divide(along, squared, out=best_scale, where=better)
-            np.copyto(best_zero, zero, where=better)
-    return best_scale, best_zero
+    if search:
+        each = None if importance is None else beside_each_other(np.broadcast_to(importance, blocks.shape))
+        weighted = weights if each is None else weights * each
+        least = np.full(best_scale.shape, -1.0, np.float32)
+        centred = np.empty_like(weights)
+        counted = centred if each is None else np.empty_like(centred)
+        for scale, zero in tries:
+            lowest = np.float32(-grid.middle) if grid.symmetric else -zero.astype(np.float32)
+            for part in _PARTS[grid.bits]:
+                np.multiply(weights, 1 / (scale * np.float32(part)), out=centred)
+                np.rint(centred, out=centred)
+                np.clip(centred, lowest, lowest + np.float32(grid.top), out=centred)
+                if each is not None:
+                    np.multiply(centred, each, out=counted)
+                along = np.einsum("wb,wb->b", weighted, centred)
+                squared = np.einsum("wb,wb->b", counted, centred)
+                # The error at the best scale is <w, w> less this.
+                explained = np.divide(along * along, squared, out=np.zeros_like(along), where=squared > 0)
+                better = (explained > least) & (squared > 0) & (along != 0)
+                np.copyto(least, explained, where=better)
+                np.divide(along, squared, out=best_scale, where=better)
+                np.copyto(best_zero, zero, where=better)
+    return best_scale.reshape(shape), best_zero.reshape(shape)
 
 
 def rounded(
     blocks: NDArray[np.float32], scales: NDArray[np.float32], zeros: NDArray[np.uint8], grid: Grid
 ) -> NDArray[np.uint8]:
     """The nearest integers, uint8 of the shape of ``blocks`` (..., block_size); scales and zero points are (...)."""
-    whole = np.rint(blocks / scales[..., None])
-    whole += zeros[..., None]
+    whole = blocks / scales[..., None]
+    np.rint(whole, out=whole)
+    whole += np.float32(grid.middle) if grid.symmetric else zeros[..., None].astype(np.float32)
     return np.clip(whole, 0, grid.top, out=whole).astype(np.uint8)
 
 
 def _reaching(
-    blocks: NDArray[np.float32], grid: Grid, *, both_signs: bool
+    low: NDArray[np.float32], high: NDArray[np.float32], grid: Grid, *, both_signs: bool
 ) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
-    """Scales and zero points that reach every weight of a block, or nearly so.
+    """Scales and zero points that reach every weight of a block, the least and the largest of each given, or nearly so.
 
     A symmetric grid has one step more below zero than above. With ``both_signs`` there is a second scale, whose sign is
     such that the largest weight takes that step; all integers are used then, and a weight of the other sign may be cut
     off by one step.
     """
-    # torch finds the extremes of 32 neighbours four times as fast as numpy.
-    weights = torch.from_numpy(blocks)
-    low, high = weights.amin(-1).numpy(), weights.amax(-1).numpy()
     if not grid.symmetric:
         low, high = np.minimum(low, 0), np.maximum(high, 0)
         scale = _nonzero((high - low) / np.float32(grid.top))
@@ -146,7 +149,7 @@ def _reaching(
     scales = [np.abs(extreme) / np.float32(grid.middle - 1)]
     if both_signs:
         scales.append(-extreme / np.float32(grid.middle))
-    return [(_nonzero(scale), np.full(scale.shape, grid.middle, np.uint8)) for scale in scales]
+    return [(_nonzero(scale.astype(np.float32)), np.full(scale.shape, grid.middle, np.uint8)) for scale in scales]
 
 
 def _nonzero(scale: NDArray[np.float32]) -> NDArray[np.float32]:
