@@ -86,13 +86,15 @@ def capture_batch(source: Source, shape: tuple[int, int] | None = None) -> Batch
     return _encode(source, (SENTENCES[1], SENTENCES[-1], SENTENCES[0]), length=min(23, source.max_length))
 
 
-def validation_batches(source: Source, shape: tuple[int, int] | None = None, *, long: bool = True) -> list[Batch]:
-    """Batches of several sizes, lengths and paddings.
+def validation_batches(
+    source: Source, shape: tuple[int, int] | None = None, text: EvaluationText | None = None
+) -> list[Batch]:
+    """Batches of several sizes, lengths and paddings, the longest input included.
 
     Args:
         source: The model.
         shape: (rows, tokens) of every batch, where the graph has one shape.
-        long: With the longest input; otherwise something else has to be as long.
+        text: What is read anyway, where the model writes text: nothing that is as long as its first piece is added.
     """
     if shape is not None:
         rows, length = shape
@@ -105,8 +107,8 @@ def validation_batches(source: Source, shape: tuple[int, int] | None = None, *, 
             _encode(source, SENTENCES[:4]),
             _encode(source, SENTENCES[4:6], length=min(longest, 48)),
         ]
-        if long:
-            batches.append(_encode(source, (" ".join(SENTENCES * 4),), length=min(longest, 128)))
+        if text is None or text.piece_tokens < min(longest, _PIECE):
+            batches.append(_encode(source, (" ".join(SENTENCES * 4),), length=min(longest, _PIECE)))
         return batches
     batches = [
         _encode(source, SENTENCES[:1]),
@@ -152,14 +154,23 @@ class EvaluationText:
         return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
     @property
+    def piece_tokens(self) -> int:
+        """How many are read at once: by the first piece, which is as long as any."""
+        return len(self.pieces[0]) - 1
+
+    @property
     def tokens(self) -> int:
         """How many are predicted."""
         return sum(len(piece) - 1 - self.unpredicted for piece in self.pieces)
 
     def to_dict(self) -> dict[str, Any]:
         """What the manifest says of it."""
-        longest = max(map(len, self.pieces)) - 1
-        return {"name": self.name, "sha256": self.sha256, "tokens": self.tokens, "piece_tokens": longest}
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "tokens": self.tokens,
+            "piece_tokens": self.piece_tokens,
+        }
 
 
 def evaluation_text(source: Source, recipe: Recipe) -> EvaluationText:

@@ -262,7 +262,7 @@ def _run_original(head: ExportHead, source: Source, recipe: Recipe, progress: Pr
         return None
     with progress.stage("reference", "Run the original"):
         text = evaluation_text(source, recipe) if source.task.generates else None
-        return make_reference(head, validation_batches(source, recipe.fixed_shape, long=text is None), text)
+        return make_reference(head, validation_batches(source, recipe.fixed_shape, text), text)
 
 
 def open_variant(path: Path, source: Source, how: OpenBy = ON_CPU) -> Callable[[Batch], list[NDArray[np.float32]]]:

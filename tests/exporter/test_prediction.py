@@ -15,7 +15,7 @@ from architectures import tiny_model, tiny_tokenizer
 from edgeport.cli import main
 from edgeport.errors import UsageError
 from edgeport_export import Recipe, export
-from edgeport_export.samples import evaluation_text
+from edgeport_export.samples import evaluation_text, validation_batches
 from edgeport_export.source import Source, load_source
 
 WORDS = "the train was over water and an hour was over the water"
@@ -121,6 +121,16 @@ def test_the_text_that_comes_along(source: Source) -> None:
     found = evaluation_text(source, Recipe())
     assert found.tokens > 3000
     assert found.name == "the text that comes with edgeport"
+
+
+def test_a_short_text_is_not_all_that_a_variant_is_compared_on(source: Source) -> None:
+    text = evaluation_text(source, Recipe())
+    short = dataclasses.replace(text, pieces=[text.pieces[0][:9]])
+    without, *others = (
+        max(batch["input_ids"].shape[1] for batch in validation_batches(source, None, t)) for t in (text, short, None)
+    )
+    assert without < text.piece_tokens
+    assert others == [96, 96]
 
 
 def test_texts_that_do_not_do(source: Source, tmp_path: Path) -> None:
