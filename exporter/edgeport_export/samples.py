@@ -165,12 +165,8 @@ class EvaluationText:
 
     def to_dict(self) -> dict[str, Any]:
         """What the manifest says of it."""
-        return {
-            "name": self.name,
-            "sha256": self.sha256,
-            "tokens": self.tokens,
-            "piece_tokens": self.piece_tokens,
-        }
+        counts = {"tokens": self.tokens, "piece_tokens": self.piece_tokens}
+        return {"name": self.name, "sha256": self.sha256, **counts}
 
 
 def evaluation_text(source: Source, recipe: Recipe) -> EvaluationText:

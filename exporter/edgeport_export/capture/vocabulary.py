@@ -1,9 +1,9 @@
 """A traced program that speaks torch.onnx's vocabulary already is taken as it is.
 
 torch.onnx runs every traced program a second time, to replace operators that it does not know and operations in place,
-and a third time, to see its types: half of the time of an export. A transformers model in eval mode mostly has neither.
-Some operators that it has are spelled differently for the same thing; those are respelled here. With any other,
-torch.onnx goes its usual way.
+and a third time, to see its types: half of the time of an export. A transformers model in eval mode mostly has neither
+such operators nor such operations. Some operators that it has are spelled differently for the same thing; those are
+respelled here. With any other, torch.onnx runs the program for the second time. The third is never needed.
 """
 
 from __future__ import annotations
