@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         metavar="LIST",
         help=f"variants to make, comma-separated, from {', '.join(PRECISIONS)} (default: fp32,int8; "
-        "the bits of a checkpoint that comes quantized)",
+        "int8 for models that write text; the bits of a checkpoint that comes quantized)",
     )
     parser.add_argument("--opset", type=int, help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]} (default: {Recipe.opset})")
     parser.add_argument(
@@ -267,7 +267,8 @@ def _shape(text: str | None) -> tuple[int, int] | None:
 def _dry_run(args: argparse.Namespace, recipe: Recipe) -> int:
     config, task, _ = settle_task(args.model, recipe)
     form = packed_format(config)
-    recipe = dataclasses.replace(recipe, task=task.name).settled(None if form is None else form.bits)
+    bits = None if form is None else form.bits
+    recipe = dataclasses.replace(recipe, task=task.name).settled(bits, generates=task.generates)
     architecture = (getattr(config, "architectures", None) or ["unknown"])[0]
     if args.json:
         print(json.dumps({"model": args.model, "architecture": architecture, "recipe": recipe.to_dict()}, indent=2))

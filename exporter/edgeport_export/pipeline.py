@@ -56,7 +56,7 @@ def export(
     Args:
         model: Hub id, local folder, or a model in memory (then with ``tokenizer``).
         out: The bundle's folder; must not exist, unless ``force``.
-        recipe: Every choice; the default is fp32 and int8, validated.
+        recipe: Every choice; the default is fp32 and int8, of models that write text int8 alone, validated.
         tokenizer: For a model in memory.
         force: Replace an existing bundle, once the new one is complete.
         progress: Shows and times the stages; silent where left out.
@@ -71,7 +71,7 @@ def export(
     with BundleWriter(Path(out), force=force) as writer:
         with progress.stage("load", "Load the model"):
             source = load_source(model, recipe, tokenizer=tokenizer)
-            recipe = recipe.settled(source.bits)
+            recipe = recipe.settled(source.bits, generates=source.task.generates)
             head = ExportHead(source)
         progress.note(f"{type(source.model).__name__}, {_parameters(source)} parameters, task {source.task.name}")
         prune(source, recipe, progress)
@@ -158,7 +158,10 @@ def _require_something(made: _Made) -> None:
         raise ValidationError(f"the fp32 graph is not the original: {made.refused['fp32']}; nothing was written.")
     if not made.variants:
         listed = "; ".join(f"{k}: {v}" for k, v in made.refused.items())
-        raise ValidationError(f"no variant came close enough to the original ({listed}); nothing was written.")
+        raise ValidationError(
+            f"no variant came close enough to the original ({listed}); nothing was written. --precision fp32 leaves "
+            "weights as they are, --keep-fp32 REGEX those that it finds."
+        )
 
 
 _HOW = {

@@ -77,7 +77,8 @@ class Recipe:
     task: str | None = None
     """None infers it from the model."""
     precisions: tuple[str, ...] = ()
-    """None named leaves it to the model: fp32 and int8, or the bits of a checkpoint that comes quantized."""
+    """None named leaves it to the model: fp32 and int8; int8 alone, a fifth of the size, for models that write text;
+    the bits of a checkpoint that comes quantized."""
     opset: int = 20
     fixed_shape: tuple[int, int] | None = None
     """(batch, sequence), for accelerators that compile for one shape."""
@@ -164,14 +165,18 @@ class Recipe:
         """Whether int8 of models that read looks at what the model does with sample rows."""
         return self.quantize == "static" or self.smooth is not None
 
-    def settled(self, bits: int | None) -> Recipe:
-        """The recipe for a checkpoint of ``bits``, None for a plain one, with its precisions chosen.
+    def settled(self, bits: int | None, *, generates: bool) -> Recipe:
+        """The recipe with its precisions chosen.
+
+        Args:
+            bits: Those that the checkpoint comes quantized to; None for a plain one.
+            generates: Whether the model writes text.
 
         Raises:
             UsageError: a method is to round what the checkpoint has rounded already.
         """
         own = None if bits is None else f"int{bits}"
-        precisions = self.precisions or (("fp32", "int8") if own is None else (own,))
+        precisions = self.precisions or ((own,) if own else ("int8",) if generates else ("fp32", "int8"))
         if own in precisions and self.method in CALIBRATED:
             raise UsageError(
                 f"the checkpoint comes with weights of {bits} bits, which {own} keeps: leave --method {self.method} "

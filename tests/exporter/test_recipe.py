@@ -56,18 +56,20 @@ def test_bad_values_are_named(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_precisions_are_left_to_the_model() -> None:
-    assert Recipe().settled(None).precisions == ("fp32", "int8")
-    assert Recipe().settled(4).precisions == ("int4",)
-    assert Recipe().settled(8).precisions == ("int8",)
-    assert Recipe(precisions=("fp16",)).settled(4).precisions == ("fp16",)
+    assert Recipe().settled(None, generates=False).precisions == ("fp32", "int8")
+    assert Recipe().settled(None, generates=True).precisions == ("int8",)
+    assert Recipe().settled(4, generates=True).precisions == ("int4",)
+    assert Recipe().settled(8, generates=True).precisions == ("int8",)
+    assert Recipe(precisions=("fp16",)).settled(4, generates=True).precisions == ("fp16",)
+    assert Recipe(precisions=("fp32",)).settled(None, generates=True).precisions == ("fp32",)
 
 
 def test_what_comes_rounded_is_not_rounded_again() -> None:
     recipe = Recipe(precisions=("int4",), method="awq", calibration="texts.txt")
     with pytest.raises(UsageError, match="4 bits, which int4 keeps: leave --method awq away"):
-        recipe.settled(4)
-    assert recipe.settled(8) == recipe  # 8 bits to 4 is another matter
-    assert Recipe(method="hqq").settled(4).method == "hqq"  # serves what the checkpoint left in floats
+        recipe.settled(4, generates=True)
+    assert recipe.settled(8, generates=True) == recipe  # 8 bits to 4 is another matter
+    assert Recipe(method="hqq").settled(4, generates=True).method == "hqq"  # serves what the checkpoint left in floats
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

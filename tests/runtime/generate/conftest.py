@@ -137,10 +137,10 @@ def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The folder of a tiny Llama, fp32 and int8, of 128 tokens of context."""
     from architectures import tiny_model, tiny_tokenizer
-    from edgeport_export import export
+    from edgeport_export import Recipe, export
 
     torch.manual_seed(0)
     out = tmp_path_factory.mktemp("bundle") / "llama"
     model = tiny_model("llama", "text-generation", max_position_embeddings=128)
-    export(model, out, tokenizer=tiny_tokenizer())
+    export(model, out, Recipe(precisions=("fp32", "int8")), tokenizer=tiny_tokenizer())
     return out
