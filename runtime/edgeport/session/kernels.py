@@ -16,13 +16,13 @@ from edgeport.session.kernel_graph import rewritten
 __all__ = ["CHOICE", "PACKAGE", "Kernels", "find_kernels"]
 
 CHOICE = "EDGEPORT_KERNELS"
-"""Environment variable: 0 leaves the kernels alone, 1 takes them wherever they run."""
+"""Environment variable: 0 leaves the kernels alone, 1 takes them wherever they run, avx2 those for AVX2 alone."""
 
 PACKAGE = "edgeport-kernels"
 _INTERFACE = 2
 _LARGEST = 2**26
 """Bytes. In a larger file the weights stand among the nodes: it is not read into memory for this."""
-_UNTRIED = ("avx512_vnni", "avx_vnni", "amx_int8")
+_UNTRIED = ("avx_vnni", "amx_int8")
 """Where onnxruntime has instructions that these kernels do without: nobody has measured which is faster there."""
 
 
@@ -45,8 +45,8 @@ class Kernels:
 def find_kernels() -> Kernels | None:
     """The installed kernels, if they run on this processor and are known to be faster there."""
     asked, features = os.environ.get(CHOICE), cpu_features()
-    slower = asked != "1" and any(name in features for name in _UNTRIED)
-    if asked == "0" or "avx2" not in features or slower:
+    untried = asked not in ("1", "avx2") and any(name in features for name in _UNTRIED)
+    if asked == "0" or "avx2" not in features or untried:
         return None
     try:
         import edgeport_kernels

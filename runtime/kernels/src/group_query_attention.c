@@ -27,7 +27,7 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
     int64_t rotates = 0, interleaved = 0;
     OrtStatus *status = api->attribute_int(info, "num_heads", &h->heads);
     if (!status) status = api->attribute_int(info, "kv_num_heads", &h->kv_heads);
-    if (!status && !processor_supported()) status = api->create_status(ORT_FAIL, "this processor has no AVX2");
+    if (!status && !processor_has(AVX2_FMA)) status = api->create_status(ORT_FAIL, "this processor has no AVX2");
     if (!status && (h->heads < 1 || h->kv_heads < 1 || h->heads % h->kv_heads || h->heads > 1 << 16))
         status = wrong(api, "num_heads or kv_num_heads is out of range");
     if (status) return free(kernel), status;

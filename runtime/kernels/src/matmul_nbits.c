@@ -10,7 +10,7 @@
 #include "product.h"
 
 enum { X, VALUES, SCALES, ZEROS, ORDER, BIAS, NORM_SCALE, NORM_BIAS, RESIDUAL, INPUTS };
-enum { TASK = 64, SMALL_TASK = 16, FEW = 512 }; /* rows of the matrix in a thread's task, the smaller where it has few */
+enum { TASK = 64, SMALL_TASK = MOST_LANES, FEW = 512 }; /* rows of the matrix in a thread's task, the smaller where it has few */
 
 typedef struct {
     const OrtApi *api;
@@ -53,10 +53,11 @@ static OrtStatus *fill(Kernel *kernel, const OrtKernelInfo *info) {
     TRY(api->attribute_int(info, "K", &m->k));
     TRY(api->attribute_int(info, "bits", &bits));
     TRY(api->attribute_int(info, "block_size", &m->block));
-    if (!processor_supported()) return api->create_status(ORT_FAIL, "this processor has no AVX2");
+    if (!processor_has(AVX2_FMA)) return api->create_status(ORT_FAIL, "this processor has no AVX2");
     if (m->n < 1 || m->k < 1 || m->n > INT32_MAX || m->k > INT32_MAX || (bits != 4 && bits != 8) ||
         m->block < LEAST_BLOCK || m->block > LARGEST_BLOCK || m->block % LEAST_BLOCK)
         return wrong(api, "N, K, bits or block_size is out of range");
+    m->by = processor_has(AVX512_VNNI) ? &vnni_multiplier : &avx2_multiplier;
     m->bits = (int)bits;
     m->blocks = (m->k + m->block - 1) / m->block;
     const void *values, *scales, *zeros, *bias;
@@ -67,7 +68,6 @@ static OrtStatus *fill(Kernel *kernel, const OrtKernelInfo *info) {
     TRY(constant(api, info, BIAS, ORT_FLOAT, m->n, &bias));
     if (!values || !scales) return wrong(api, "the weights are no constants");
     m->shifted = zeros != NULL;
-    m->stride = (size_t)(ROWS * m->block * bits / 8) + ROWS * (sizeof(float) + (m->shifted ? sizeof(int32_t) : 0));
     m->packed = weights_alloc(packed_size(m));
     if (bias) m->bias = malloc((size_t)m->n * sizeof(float));
     if (!m->packed || (bias && !m->bias)) return api->create_status(ORT_FAIL, "out of memory");
@@ -121,7 +121,7 @@ static void quantize_task(void *data, size_t index) {
 static void multiply_task(void *data, size_t index) {
     const Call *call = data;
     const int64_t first = (int64_t)index * call->task, end = first + call->task, n = call->matrix->n;
-    multiply(call->matrix, &call->activations, call->rows, first, end < n ? end : n, call->residual, call->y);
+    call->matrix->by->multiply(call->matrix, &call->activations, call->rows, first, end < n ? end : n, call->residual, call->y);
 }
 
 /* An input's memory, null where it is absent; refused if it has another number of elements. */

@@ -1,0 +1,53 @@
+/* The matrix, interleaved for the instructions that multiply it. */
+#include <string.h>
+
+#include "product.h"
+
+static int64_t groups(const Matrix *m) { return (m->n + m->by->lanes - 1) / m->by->lanes; }
+
+size_t packed_size(const Matrix *m) { return (size_t)(groups(m) * m->blocks) * stride(m); }
+
+/* The block's columns of one row, to every lanes-th group of four bytes. */
+static void interleave(const Matrix *m, const uint8_t *from, uint8_t *to) {
+    const int64_t apart = 4 * m->by->lanes;
+    if (m->bits == 8) {
+        const uint32_t flip = m->by->is_signed ? 0x80808080u : 0;
+        for (int64_t i = 0; i < m->block; i += 4, to += apart) {
+            uint32_t columns;
+            memcpy(&columns, from + i, 4);
+            columns ^= flip;
+            memcpy(to, &columns, 4);
+        }
+        return;
+    }
+    for (int64_t i = 0; i < m->block; i += 8, to += apart)
+        for (int64_t j = 0; j < 4; j++) {
+            const uint8_t low = from[(i + j) / 2] >> (j % 2 * 4) & 15;
+            const uint8_t high = from[(i + 4 + j) / 2] >> (j % 2 * 4) & 15;
+            to[j] = (uint8_t)(low | high << 4);
+        }
+}
+
+void pack(const Matrix *m, const uint8_t *values, const float *scales, const uint8_t *zeros) {
+    const int64_t lanes = m->by->lanes, bytes = m->block * m->bits / 8, zero_bytes = (m->blocks * m->bits + 7) / 8;
+    const size_t size = stride(m);
+    for (int64_t n = 0; n < groups(m) * lanes; n++)
+        for (int64_t b = 0; b < m->blocks; b++) {
+            uint8_t *record = m->packed + (size_t)(n / lanes * m->blocks + b) * size;
+            float *scale = (float *)(record + values_size(m)) + n % lanes;
+            int32_t *zero = (int32_t *)(record + values_size(m)) + lanes + n % lanes;
+            uint8_t *lane = record + n % lanes * 4;
+            if (n >= m->n) { /* rows that are not there */
+                *scale = 0;
+                if (m->shifted) *zero = 0;
+                for (int64_t i = 0; i < bytes; i += 4) memset(lane + i * lanes, 0, 4);
+                continue;
+            }
+            *scale = scales[n * m->blocks + b];
+            if (m->shifted) {
+                const uint8_t *row = zeros + n * zero_bytes;
+                *zero = m->bits == 4 ? row[b / 2] >> (b % 2 * 4) & 15 : row[b] - (m->by->is_signed ? 128 : 0);
+            }
+            interleave(m, values + (n * m->blocks + b) * bytes, lane);
+        }
+}
