@@ -1,4 +1,5 @@
-"""Kernels for onnxruntime on x86 processors with AVX2: products with weights of 4 and 8 bits, attention to a cache.
+"""Kernels for onnxruntime on x86 processors with AVX2, and with AVX-512 VNNI: products with weights of 4 and 8 bits,
+attention to a cache.
 
 ``edgeport`` uses them where they are installed. With onnxruntime alone: register ``library()`` with the session's
 options and give the graph's MatMulNBits and GroupQueryAttention nodes the domain ``edgeport.simd``.
@@ -10,7 +11,7 @@ from pathlib import Path
 
 __all__ = ["INTERFACE", "__version__", "library"]
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 INTERFACE = 2
 """Which operators there are, and what they take; another number is another library."""

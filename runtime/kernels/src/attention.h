@@ -1,8 +1,12 @@
-/* Softmax attention of a few queries over one head's cache, in fp32. Knows no ONNX Runtime. */
+/* Softmax attention of queries over one head's cache, in fp32. Knows no ONNX Runtime. */
 #pragma once
 #include <stdint.h>
 
-enum { QUERIES = 4, LARGEST_HEAD = 256 }; /* queries at a time; size of a head, a multiple of 8 */
+enum { FEW = 4, MANY = 32 }; /* queries at a time; MANY of them take another way */
+enum { LARGEST_HEAD = 256 }; /* size of a head, a multiple of 8 */
+
+/* The score of a key that is not seen: finite, so that differences are numbers. */
+#define HIDDEN -1e30f
 
 typedef struct {
     int64_t heads, kv_heads, size;
@@ -15,8 +19,12 @@ typedef struct {
 /* One head of `size` values, rotated to its position and multiplied by `factor`. */
 void rotate(const Heads *h, const float *from, int64_t position, float factor, float *to);
 
-/* The outputs of `count` (1 to QUERIES) queries, each of `size` values: the r-th query sees the first visible[r] of the
- * keys. keys and values are (most visible, size); queries are (QUERIES, size), and are read to the last. Online softmax,
+/* The outputs of `count` (1 to FEW) queries, each of `size` values: the r-th query sees the first visible[r] of the keys.
+ * keys and values are (most visible, size); queries are (FEW, size), and are read to the last. Online softmax,
  * Milakov and Gimelshein 2018 (arXiv 1805.02867), over pieces of the cache. */
 void attend(int64_t size, int count, const float *queries, const float *keys, const float *values,
             const int64_t *visible, float *const *outputs);
+
+/* The same for MANY queries. */
+void attend_many(int64_t size, const float *queries, const float *keys, const float *values, const int64_t *visible,
+                 float *const *outputs);

@@ -1,18 +1,16 @@
-/* Attention for x86 with AVX2.
+/* Attention of few queries for x86 with AVX2: what takes the time is reading the keys.
  *
  * Four queries are multiplied with each key while it is in registers: in a decoder with grouped heads those of a group,
- * in a prompt those of neighbouring positions. Scores lie as (key, query), so that a register holds two keys of all
+ * behind a prompt those of neighbouring positions. Scores lie as (key, query), so that a register holds two keys of all
  * four.
  */
 #include "attention.h"
 
 #include <string.h>
 
-#if defined(__x86_64__) || defined(_M_X64)
-#include "exponential.h"
+#include "avx2.h"
 
 enum { PIECE = 128 }; /* keys at a time */
-static const float HIDDEN = -1e30f; /* the score of a key that is not seen: finite, so that differences are numbers */
 
 void rotate(const Heads *h, const float *from, int64_t position, float factor, float *to) {
     for (int64_t i = 0; i < h->size; i++) to[i] = from[i] * factor;
@@ -26,7 +24,7 @@ void rotate(const Heads *h, const float *from, int64_t position, float factor, f
     }
 }
 
-/* Scores of the four queries for `count` keys, to (count, QUERIES). */
+/* Scores of the four queries for `count` keys, to (count, FEW). */
 AVX2 static inline void score(int64_t size, int64_t count, const float *queries, const float *keys, float *scores) {
     for (int64_t j = 0; j < count; j++, keys += size) {
         __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
@@ -38,23 +36,23 @@ AVX2 static inline void score(int64_t size, int64_t count, const float *queries,
             d = _mm256_fmadd_ps(key, _mm256_loadu_ps(queries + 3 * size + i), d);
         }
         const __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-        _mm_storeu_ps(scores + j * QUERIES, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
+        _mm_storeu_ps(scores + j * FEW, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
     }
 }
 
-/* Adds `count` values, weighted, to the sums (QUERIES, size), which are multiplied by `kept` before. */
+/* Adds `count` values, weighted, to the sums (FEW, size), which are multiplied by `kept` before. */
 AVX2 static inline void weigh(int64_t size, int64_t count, const float *weights, const float *values, const float *kept,
                               float *sums) {
     for (int64_t i = 0; i < size; i += 8) {
-        __m256 sum[QUERIES];
-        for (int r = 0; r < QUERIES; r++)
+        __m256 sum[FEW];
+        for (int r = 0; r < FEW; r++)
             sum[r] = _mm256_mul_ps(_mm256_loadu_ps(sums + r * size + i), _mm256_set1_ps(kept[r]));
         for (int64_t j = 0; j < count; j++) {
             const __m256 value = _mm256_loadu_ps(values + j * size + i);
-            for (int r = 0; r < QUERIES; r++)
-                sum[r] = _mm256_fmadd_ps(value, _mm256_broadcast_ss(weights + j * QUERIES + r), sum[r]);
+            for (int r = 0; r < FEW; r++)
+                sum[r] = _mm256_fmadd_ps(value, _mm256_broadcast_ss(weights + j * FEW + r), sum[r]);
         }
-        for (int r = 0; r < QUERIES; r++) _mm256_storeu_ps(sums + r * size + i, sum[r]);
+        for (int r = 0; r < FEW; r++) _mm256_storeu_ps(sums + r * size + i, sum[r]);
     }
 }
 
@@ -125,48 +123,36 @@ AVX2 static void attend_alone(int64_t size, const float *query, const float *key
 AVX2 void attend(int64_t size, int count, const float *queries, const float *keys, const float *values,
                  const int64_t *visible, float *const *outputs) {
     if (count == 1) return attend_alone(size, queries, keys, values, visible[0], outputs[0]);
-    float sums[QUERIES * LARGEST_HEAD], scores[PIECE * QUERIES];
+    float sums[FEW * LARGEST_HEAD], scores[PIECE * FEW];
     int64_t most_visible = 0;
     for (int r = 0; r < count; r++) most_visible = visible[r] > most_visible ? visible[r] : most_visible;
-    memset(sums, 0, sizeof(float) * (size_t)(QUERIES * size));
+    memset(sums, 0, sizeof(float) * (size_t)(FEW * size));
     __m128 largest = _mm_set1_ps(HIDDEN), total = _mm_setzero_ps();
     for (int64_t start = 0; start < most_visible; start += PIECE) {
         const int64_t piece = most_visible - start < PIECE ? most_visible - start : PIECE;
         score(size, piece, queries, keys + start * size, scores);
         for (int r = 0; r < count; r++)
-            for (int64_t j = visible[r] > start ? visible[r] - start : 0; j < piece; j++) scores[j * QUERIES + r] = HIDDEN;
+            for (int64_t j = visible[r] > start ? visible[r] - start : 0; j < piece; j++) scores[j * FEW + r] = HIDDEN;
         if (piece % 2) /* the other half of the last register */
-            for (int r = 0; r < QUERIES; r++) scores[piece * QUERIES + r] = HIDDEN;
+            for (int r = 0; r < FEW; r++) scores[piece * FEW + r] = HIDDEN;
         __m256 most = twice(largest);
-        for (int64_t j = 0; j < piece; j += 2) most = _mm256_max_ps(most, _mm256_loadu_ps(scores + j * QUERIES));
+        for (int64_t j = 0; j < piece; j += 2) most = _mm256_max_ps(most, _mm256_loadu_ps(scores + j * FEW));
         const __m128 before = largest;
         largest = halves_max(most);
         __m256 added = _mm256_setzero_ps();
         for (int64_t j = 0; j < piece; j += 2) {
-            const __m256 weight = exponential(_mm256_sub_ps(_mm256_loadu_ps(scores + j * QUERIES), twice(largest)));
-            _mm256_storeu_ps(scores + j * QUERIES, weight);
+            const __m256 weight = exponential(_mm256_sub_ps(_mm256_loadu_ps(scores + j * FEW), twice(largest)));
+            _mm256_storeu_ps(scores + j * FEW, weight);
             added = _mm256_add_ps(added, weight);
         }
-        float kept[QUERIES];
+        float kept[FEW];
         const __m128 factor = _mm256_castps256_ps128(exponential(twice(_mm_sub_ps(before, largest))));
         _mm_storeu_ps(kept, factor);
         total = _mm_fmadd_ps(total, factor, _mm_add_ps(_mm256_castps256_ps128(added), _mm256_extractf128_ps(added, 1)));
         weigh(size, piece, scores, values + start * size, kept, sums);
     }
-    float totals[QUERIES];
+    float totals[FEW];
     _mm_storeu_ps(totals, total);
     for (int r = 0; r < count; r++)
         for (int64_t i = 0; i < size; i++) outputs[r][i] = sums[r * size + i] / totals[r];
 }
-
-#else
-
-void rotate(const Heads *h, const float *from, int64_t position, float factor, float *to) {
-    (void)h, (void)from, (void)position, (void)factor, (void)to;
-}
-void attend(int64_t size, int count, const float *queries, const float *keys, const float *values,
-            const int64_t *visible, float *const *outputs) {
-    (void)size, (void)count, (void)queries, (void)keys, (void)values, (void)visible, (void)outputs;
-}
-
-#endif

@@ -82,11 +82,15 @@ static void answer(void *data, size_t index) {
     const int64_t group = h->heads / h->kv_heads, all = c->new * group, part = (int64_t)index % c->tasks;
     const int64_t pair = (int64_t)index / c->tasks, row = pair / h->kv_heads, kv_head = pair % h->kv_heads;
     const int64_t past = past_of(c, row), end = (part + 1) * TASK < all ? (part + 1) * TASK : all;
-    float queries[QUERIES * LARGEST_HEAD] = {0};
-    for (int64_t at = part * TASK; at < end; at += QUERIES) {
-        const int count = end - at < QUERIES ? (int)(end - at) : QUERIES;
-        int64_t visible[QUERIES];
-        float *outputs[QUERIES];
+    const float *keys = c->present_key + pair * c->capacity * h->size, *values = c->present_value + pair * c->capacity * h->size;
+    float queries[MANY * LARGEST_HEAD];
+    int count;
+    memset(queries, 0, sizeof(float) * (size_t)(FEW * h->size)); /* where there are fewer, zeros are read */
+    for (int64_t at = part * TASK; at < end; at += count) {
+        const int most = end - at < MANY ? FEW : MANY;
+        count = end - at < most ? (int)(end - at) : most;
+        int64_t visible[MANY];
+        float *outputs[MANY];
         for (int r = 0; r < count; r++) {
             const int64_t position = (at + r) / group, head = kv_head * group + (at + r) % group;
             const int64_t token = row * c->new + position;
@@ -94,8 +98,8 @@ static void answer(void *data, size_t index) {
             visible[r] = past + position + 1;
             outputs[r] = c->output + (token * h->heads + head) * h->size;
         }
-        attend(h->size, count, queries, c->present_key + pair * c->capacity * h->size,
-               c->present_value + pair * c->capacity * h->size, visible, outputs);
+        if (count == MANY) attend_many(h->size, queries, keys, values, visible, outputs);
+        else attend(h->size, count, queries, keys, values, visible, outputs);
     }
 }
 

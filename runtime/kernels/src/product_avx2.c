@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-#include "exponential.h"
+#include "avx2.h"
 
 enum { LANES = 8 };
 enum { TILE = 4, CHUNK = 16 }; /* rows of x: multiplied at a time, and kept in the first cache meanwhile */

@@ -99,7 +99,10 @@ VNNI INLINE void all(const Matrix *m, const Activations *x, int64_t rows, int64_
         for (int64_t n = first; n < last; n += LANES) {
             int64_t row = chunk;
             for (; row + TILE <= end; row += TILE) strip(m, x, row, n, bits, shifted, TILE, residual, y);
-            for (; row < end; row++) strip(m, x, row, n, bits, shifted, 1, residual, y);
+            /* The rest in one go: a few rows take as long as one, the time that reading the matrix takes. */
+            if (end - row == 3) strip(m, x, row, n, bits, shifted, 3, residual, y);
+            else if (end - row == 2) strip(m, x, row, n, bits, shifted, 2, residual, y);
+            else if (end - row == 1) strip(m, x, row, n, bits, shifted, 1, residual, y);
         }
     }
 }

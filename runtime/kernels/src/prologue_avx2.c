@@ -4,8 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#if defined(__x86_64__) || defined(_M_X64)
-#include "exponential.h"
+#include "avx2.h"
 
 /* Eight numbers, or as many as there are, and zeros. */
 AVX2 static inline __m256 load(const float *from, int64_t count) {
@@ -13,13 +12,6 @@ AVX2 static inline __m256 load(const float *from, int64_t count) {
     float lanes[8] = {0};
     memcpy(lanes, from, (size_t)count * sizeof(float));
     return _mm256_loadu_ps(lanes);
-}
-
-AVX2 static inline float sum(__m256 x) {
-    float lanes[8], total = 0;
-    _mm256_storeu_ps(lanes, x);
-    for (int i = 0; i < 8; i++) total += lanes[i];
-    return total;
 }
 
 AVX2 Statistics row_statistics(const Prologue *p, const float *x, int64_t k) {
@@ -95,12 +87,3 @@ AVX2 void prologue(const Prologue *p, Statistics s, const float *x, int64_t k, i
         _mm256_storeu_ps(to + i, y);
     }
 }
-
-#else
-
-Statistics row_statistics(const Prologue *p, const float *x, int64_t k) { return (void)p, (void)x, (void)k, (Statistics){0, 1}; }
-void prologue(const Prologue *p, Statistics s, const float *x, int64_t k, int64_t at, int64_t width, float *to) {
-    (void)p, (void)s, (void)x, (void)k, (void)at, (void)width, (void)to;
-}
-
-#endif

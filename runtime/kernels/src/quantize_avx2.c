@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "exponential.h"
+#include "avx2.h"
 #include "product.h"
 
 AVX2 void quantize_row(const Matrix *m, const Prologue *p, const float *row_of_x, const Activations *to, int64_t row) {

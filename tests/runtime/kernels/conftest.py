@@ -6,7 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 from edgeport.session.cpu import cpu_features
-from edgeport.session.kernels import Kernels
+from edgeport.session.kernels import CHOICE, Kernels
 
 edgeport_kernels = pytest.importorskip("edgeport_kernels")
 
@@ -17,6 +17,13 @@ def kernels():
     if library is None or "avx2" not in cpu_features():
         pytest.skip("there are no kernels for this processor")
     return Kernels(library, edgeport_kernels.__version__)
+
+
+@pytest.fixture(params=[name for name in ("avx2", "avx512_vnni") if name in cpu_features()] or ["none"])
+def instructions(request, monkeypatch):
+    """What the kernels multiply by: each that this processor has, in turn."""
+    monkeypatch.setenv(CHOICE, "avx2" if request.param == "avx2" else "1")
+    return request.param
 
 
 @pytest.fixture
@@ -32,7 +39,7 @@ def rewrite(kernels, tmp_path):
 
 
 @pytest.fixture
-def open_model(kernels):
+def open_model(kernels, instructions):
     """Opens a model, with the kernels' library or without."""
 
     def opened(model: onnx.ModelProto | bytes, *, library: bool = True) -> onnxruntime.InferenceSession:

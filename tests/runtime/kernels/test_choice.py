@@ -11,6 +11,7 @@ from edgeport.session.kernels import CHOICE, PACKAGE, find_kernels
 from .test_products import Product
 
 AVX2 = ("avx2",)
+VNNI = (*AVX2, "avx512_vnni")
 
 
 @pytest.fixture
@@ -33,8 +34,12 @@ def processor(monkeypatch):
         (AVX2, None, True),
         (AVX2, "0", False),
         (AVX2, "1", True),
-        ((*AVX2, "avx512_vnni"), None, False),
+        (VNNI, None, True),
+        (VNNI, "0", False),
+        ((*AVX2, "avx_vnni"), None, False),
         ((*AVX2, "avx_vnni"), "1", True),
+        ((*VNNI, "amx_int8"), None, False),
+        ((*VNNI, "amx_int8"), "avx2", True),
         (("asimd", "asimddp"), "1", False),
         ((), None, False),
     ],

@@ -1,10 +1,10 @@
-/* e to the x for eight x <= 0, for processors with AVX2. */
+/* What kernels for AVX2 share. */
 #pragma once
 #include <immintrin.h>
 
 #define AVX2 __attribute__((target("avx2,fma")))
 
-/* To 2e-7 of it: 2 to the whole part of x / ln 2, by the exponent's bits, times a polynomial of the rest (Cephes,
+/* e to the x for eight x <= 0, to 2e-7 of it: 2 to the whole part of x / ln 2, by the exponent's bits, times a polynomial of the rest (Cephes,
  * expf). */
 AVX2 static inline __m256 exponential(__m256 x) {
     x = _mm256_max_ps(x, _mm256_set1_ps(-87.0f));
@@ -20,4 +20,18 @@ AVX2 static inline __m256 exponential(__m256 x) {
     p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(rest, rest), rest), _mm256_set1_ps(1.0f));
     const __m256i bits = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(127)), 23);
     return _mm256_mul_ps(p, _mm256_castsi256_ps(bits));
+}
+
+AVX2 static inline float sum(__m256 x) {
+    float lanes[8], total = 0;
+    _mm256_storeu_ps(lanes, x);
+    for (int i = 0; i < 8; i++) total += lanes[i];
+    return total;
+}
+
+AVX2 static inline float largest(__m256 x) {
+    float lanes[8];
+    _mm256_storeu_ps(lanes, x);
+    for (int i = 1; i < 8; i++) lanes[0] = lanes[i] > lanes[0] ? lanes[i] : lanes[0];
+    return lanes[0];
 }
