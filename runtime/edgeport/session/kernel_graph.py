@@ -8,15 +8,17 @@ a time, handing a tensor from node to node takes longer than most nodes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeport.session.onnx_graph import FLOAT, UINT8, Graph, Node, Value, number_attribute, replace_graph
+from edgeport.session.onnx_graph import FLOAT, INT8, UINT8, Graph, Node, Value, number_attribute, replace_graph
 
-__all__ = ["DOMAIN", "rewritten"]
+__all__ = ["ATTENTION", "DOMAIN", "DYNAMIC", "WEIGHT_ONLY", "rewritten"]
 
 DOMAIN = "edgeport.simd"
-"""Of the package's operators."""
+"""Of the package's operators, which have the names of onnxruntime's."""
+
+WEIGHT_ONLY, DYNAMIC, ATTENTION = "MatMulNBits", "DynamicQuantizeMatMul", "GroupQueryAttention"
 
 _MICROSOFT = "com.microsoft"
 
@@ -29,28 +31,29 @@ _NORM_SCALE, _NORM_BIAS, _RESIDUAL = 6, 7, 8
 """Inputs that the library's product has and onnxruntime's has not."""
 
 
-def rewritten(data: bytes) -> bytes | None:
-    """An ONNX file with the operators replaced that the library has; None if there are none.
+def rewritten(data: bytes, operators: Collection[str]) -> bytes | None:
+    """An ONNX file with ``operators`` replaced, which the library has; None if there are none.
 
     Raises:
         ValueError, IndexError: it is no ONNX file.
     """
-    if not any(operator.encode() in data for operator in _FITS):
+    if not any(operator.encode() in data for operator in operators):
         return None
-    return replace_graph(data, DOMAIN, _changed)
+    return replace_graph(data, DOMAIN, lambda graph: _changed(graph, operators))
 
 
-def _changed(graph: Graph) -> bytes | None:
-    fitting = [n for n in graph.nodes if n.domain == _MICROSOFT and n.operator in _FITS and _FITS[n.operator](n, graph)]
+def _changed(graph: Graph, operators: Collection[str]) -> bytes | None:
+    named = (node for node in graph.nodes if node.domain == _MICROSOFT and node.operator in operators)
+    fitting = [node for node in named if _FITS[node.operator](node, graph)]
     if not fitting:
         return None
-    products = [_Product(node) for node in fitting if node.operator == "MatMulNBits"]
+    products = [_Product(node, graph) for node in fitting if node.operator != ATTENTION]
     new: dict[Node, list[bytes]] = {}
     if not any(node.nests for node in graph.nodes):
         _take_in_prologues(graph, products, new)
         _take_in_additions(graph, products, new)
     for node in fitting:
-        new[node] = [node.written(DOMAIN, node.inputs, node.outputs)] if node.operator != "MatMulNBits" else []
+        new[node] = [node.written(DOMAIN, node.inputs, node.outputs)] if node.operator == ATTENTION else []
     for product in products:
         new[product.place].append(product.written())
     return graph.written(new)
@@ -59,10 +62,16 @@ def _changed(graph: Graph) -> bytes | None:
 class _Product:
     """A product and what it has taken in."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, graph: Graph) -> None:
         self.node = self.place = node
         """Where it stands: at what it has taken in behind it, where that may have been computed meanwhile."""
         self.inputs, self.output, self.attributes = list(node.inputs), node.outputs[0], b""
+        self.width = node.number("K")
+        """Columns of the activations."""
+        if node.operator == DYNAMIC:
+            self.width, rows = _matrix(node, graph)
+            self.attributes = number_attribute("K", self.width) + number_attribute("N", rows)
+            self.inputs[3:4] = ["", ""]  # one zero point becomes two inputs that are absent, as MatMulNBits has them
 
     def put(self, index: int, name: str) -> None:
         """Set an input; no name is an absent one."""
@@ -94,7 +103,7 @@ def _take_in_prologues(graph: Graph, products: Sequence[_Product], new: dict[Nod
     for product in products:
         readers[product.node.inputs[0]].append(product)
     for name, alike in readers.items():
-        widths = {product.node.number("K") for product in alike}
+        widths = {product.width for product in alike}
         if len(widths) != 1 or not graph.only_for(name, [product.node for product in alike]):
             continue
         (width,) = widths
@@ -183,6 +192,20 @@ def _fits_product(node: Node, graph: Graph) -> bool:
     )
 
 
+def _fits_dynamic(node: Node, graph: Graph) -> bool:
+    """Whether a DynamicQuantizeMatMul has a constant matrix of signed integers, with a scale a column."""
+    matrix, scales, zeros, bias = (node.input(i) for i in range(1, 5))
+    if graph.value(matrix).type != INT8 or matrix not in graph.constants or len(graph.value(matrix).shape or ()) != 2:
+        return False
+    column = Value(FLOAT, _matrix(node, graph)[1:])
+    return graph.value(scales) == column and not zeros and (not bias or graph.value(bias) == column)
+
+
+def _matrix(node: Node, graph: Graph) -> tuple[int, ...]:
+    """Sizes of a DynamicQuantizeMatMul's matrix: columns of the activations, and of the result."""
+    return tuple(int(size) for size in graph.value(node.inputs[1]).shape or ())
+
+
 def _fits_attention(node: Node, graph: Graph) -> bool:
     """Likewise of a GroupQueryAttention: a cache in fp32, and nothing but rotation asked for."""
     known = {"num_heads", "kv_num_heads", "do_rotary", "rotary_interleaved", "scale"}
@@ -194,6 +217,7 @@ def _fits_attention(node: Node, graph: Graph) -> bool:
 
 
 _FITS: Mapping[str, Callable[[Node, Graph], bool]] = {
-    "MatMulNBits": _fits_product,
-    "GroupQueryAttention": _fits_attention,
+    WEIGHT_ONLY: _fits_product,
+    DYNAMIC: _fits_dynamic,
+    ATTENTION: _fits_attention,
 }

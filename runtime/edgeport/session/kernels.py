@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeport.session.cpu import cpu_features
-from edgeport.session.kernel_graph import rewritten
+from edgeport.session.kernel_graph import ATTENTION, DYNAMIC, WEIGHT_ONLY, rewritten
 
 __all__ = ["CHOICE", "PACKAGE", "Kernels", "find_kernels"]
 
@@ -19,7 +19,7 @@ CHOICE = "EDGEPORT_KERNELS"
 """Environment variable: 0 leaves the kernels alone, 1 takes them wherever they run, avx2 those for AVX2 alone."""
 
 PACKAGE = "edgeport-kernels"
-_INTERFACE = 2
+_INTERFACE = 3
 _LARGEST = 2**26
 """Bytes. In a larger file the weights stand among the nodes: it is not read into memory for this."""
 _UNTRIED = ("avx_vnni", "amx_int8")
@@ -32,6 +32,8 @@ class Kernels:
 
     library: Path
     version: str
+    operators: frozenset[str]
+    """Those of onnxruntime's that it is to replace."""
 
     def graph(self, path: Path) -> bytes | None:
         """The ONNX file with the operators replaced that the library has; None where there are none.
@@ -39,7 +41,7 @@ class Kernels:
         Raises:
             ValueError, IndexError: it is no ONNX file.
         """
-        return rewritten(path.read_bytes()) if path.stat().st_size <= _LARGEST else None
+        return rewritten(path.read_bytes(), self.operators) if path.stat().st_size <= _LARGEST else None
 
 
 def find_kernels() -> Kernels | None:
@@ -56,4 +58,9 @@ def find_kernels() -> Kernels | None:
     if getattr(edgeport_kernels, "INTERFACE", 1) != _INTERFACE:
         return None
     library = edgeport_kernels.library()
-    return Kernels(library, edgeport_kernels.__version__) if library is not None else None
+    if library is None:
+        return None
+    # By AVX2 alone, onnxruntime's dynamic products are as fast.
+    vnni = "avx512_vnni" in features and asked != "avx2"
+    operators = {WEIGHT_ONLY, ATTENTION, *([DYNAMIC] if vnni else [])}
+    return Kernels(library, edgeport_kernels.__version__, frozenset(operators))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from edgeport.bundle.onnx_wire import BYTES, Part, fields, integer, message, parts, varint
 
-__all__ = ["FLOAT", "UINT8", "Graph", "Node", "Value", "number_attribute", "replace_graph"]
+__all__ = ["FLOAT", "INT8", "UINT8", "Graph", "Node", "Value", "number_attribute", "replace_graph"]
 
-FLOAT, UINT8 = 1, 2
+FLOAT, UINT8, INT8 = 1, 2, 3
 """Types of tensors."""
 
 # Numbers of fields (onnx.proto).
@@ -100,6 +100,7 @@ class Graph:
         self._data = data
         self._parts = list(parts(data, place.start, place.end))
         self.nodes: list[Node] = []
+        self.constants: set[str] = set()
         self._values: dict[str, Value] = {}
         self._results: set[str] = set()
         for part in self._parts:
@@ -108,7 +109,9 @@ class Graph:
             if part.number == _NODE:
                 self.nodes.append(Node(data, part))
             elif part.number == _CONSTANT:
-                self._values.update([_constant(data, part)])
+                name, value = _constant(data, part)
+                self._values[name] = value
+                self.constants.add(name)
             elif part.number in (_INPUT, _OUTPUT, _VALUE):
                 name, value = _described(data, part)
                 self._values[name] = value

@@ -13,7 +13,7 @@ __all__ = ["INTERFACE", "__version__", "library"]
 
 __version__ = "0.3.0"
 
-INTERFACE = 2
+INTERFACE = 3
 """Which operators there are, and what they take; another number is another library."""
 
 

@@ -2,7 +2,7 @@
 #pragma once
 #include "onnxruntime_abi.h"
 
-extern const OrtCustomOp matmul_nbits, group_query_attention;
+extern const OrtCustomOp matmul_nbits, dynamic_quantize_matmul, group_query_attention;
 
 #define TRY(call)                       \
     do {                                \

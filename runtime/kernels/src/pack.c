@@ -1,4 +1,5 @@
 /* The matrix, interleaved for the instructions that multiply it. */
+#include <emmintrin.h>
 #include <string.h>
 
 #include "product.h"
@@ -50,4 +51,38 @@ void pack(const Matrix *m, const uint8_t *values, const float *scales, const uin
             }
             interleave(m, values + (n * m->blocks + b) * bytes, lane);
         }
+}
+
+/* Four neighbouring bytes of each of `lanes` columns, a multiple of 8, from rows that are `apart`. */
+static void turn(const int8_t *from, int64_t apart, int64_t lanes, uint8_t flip, uint8_t *to) {
+    const __m128i flips = _mm_set1_epi8((char)flip);
+    for (int64_t l = 0; l < lanes; l += 8) {
+        __m128i rows[4];
+        for (int r = 0; r < 4; r++) rows[r] = _mm_loadl_epi64((const __m128i *)(from + r * apart + l));
+        const __m128i first = _mm_unpacklo_epi8(rows[0], rows[1]), second = _mm_unpacklo_epi8(rows[2], rows[3]);
+        _mm_storeu_si128((__m128i *)(to + l * 4), _mm_xor_si128(_mm_unpacklo_epi16(first, second), flips));
+        _mm_storeu_si128((__m128i *)(to + l * 4 + 16), _mm_xor_si128(_mm_unpackhi_epi16(first, second), flips));
+    }
+}
+
+void pack_columns(const Matrix *m, const int8_t *values, const float *scales) {
+    const int64_t lanes = m->by->lanes;
+    const uint8_t flip = m->by->is_signed ? 0 : 128;
+    uint8_t *record = m->packed;
+    for (int64_t n = 0; n < m->n; n += lanes) {
+        const int64_t there = m->n - n < lanes ? m->n - n : lanes;
+        for (int64_t b = 0; b < m->blocks; b++, record += stride(m)) {
+            float *scale = (float *)(record + values_size(m));
+            for (int64_t l = 0; l < lanes; l++) scale[l] = l < there ? scales[n + l] : 0;
+            for (int64_t i = 0; i < m->block; i += 4) {
+                const int64_t k = b * m->block + i;
+                uint8_t *to = record + i * lanes;
+                if (there == lanes && k + 4 <= m->k) turn(values + k * m->n + n, m->n, lanes, flip, to);
+                else
+                    for (int64_t l = 0; l < lanes; l++)
+                        for (int64_t c = 0; c < 4; c++)
+                            to[l * 4 + c] = flip ^ (uint8_t)(l < there && k + c < m->k ? values[(k + c) * m->n + n + l] : 0);
+            }
+        }
+    }
 }

@@ -56,5 +56,8 @@ size_t packed_size(const Matrix *m);
  * (n, bytes of a row) or none, all of them unsigned and counted from the middle. */
 void pack(const Matrix *m, const uint8_t *values, const float *scales, const uint8_t *zeros);
 
+/* The same for values (k, n), signed, of 8 bits without zero points, and scales (n): one for all blocks of a row. */
+void pack_columns(const Matrix *m, const int8_t *values, const float *scales);
+
 /* One row of x, k values once the prologue is done with it, to 8 bits with a scale a block. */
 void quantize_row(const Matrix *m, const Prologue *p, const float *x, const Activations *to, int64_t row);

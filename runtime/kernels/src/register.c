@@ -18,6 +18,7 @@ EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase
         OrtDomain *made = NULL;
         TRY(api->create_domain("edgeport.simd", &made));
         TRY(api->domain_add(made, &matmul_nbits));
+        TRY(api->domain_add(made, &dynamic_quantize_matmul));
         TRY(api->domain_add(made, &group_query_attention));
         domain = made;
     }
