@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from edgeport.session import kernels as module
 from edgeport.session import open_plain_session
+from edgeport.session.kernel_graph import DYNAMIC
 from edgeport.session.kernels import CHOICE, PACKAGE, find_kernels
 
 from .test_products import Product
@@ -48,6 +49,18 @@ def processor(monkeypatch):
 def test_the_processor_and_the_user_decide(features, choice, used, processor):
     processor(features, choice)
     assert (find_kernels() is not None) is used
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    ("features", "choice", "replaced"),
+    [(AVX2, None, False), (VNNI, None, True), (VNNI, "1", True), (VNNI, "avx2", False)],
+)
+def test_dynamic_products_are_replaced_with_vnni(features, choice, replaced, processor):
+    processor(features, choice)
+    found = find_kernels()
+    assert found is not None
+    assert (DYNAMIC in found.operators) is replaced
 
 
 @pytest.mark.usefixtures("kernels")
