@@ -20,11 +20,9 @@ AVX2 void quantize_row(const Matrix *m, const Prologue *p, const float *row_of_x
         __m256 most = _mm256_setzero_ps();
         int64_t i = 0;
         for (; i + 8 <= width; i += 8) most = _mm256_max_ps(most, _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i)));
-        float lanes[8], largest = 0;
-        _mm256_storeu_ps(lanes, most);
-        for (int j = 0; j < 8; j++) largest = lanes[j] > largest ? lanes[j] : largest;
-        for (; i < width; i++) largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
-        const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
+        float reach = largest(most);
+        for (; i < width; i++) reach = fabsf(x[i]) > reach ? fabsf(x[i]) : reach;
+        const float scale = reach / 127, inverse = reach > 0 ? 127 / reach : 0;
         int32_t sum = 0;
         for (i = 0; i + 8 <= width; i += 8) {
             const __m256i v = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(inverse)));
