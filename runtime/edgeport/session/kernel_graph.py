@@ -11,14 +11,18 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeport.session.onnx_graph import FLOAT, INT8, UINT8, Graph, Node, Value, number_attribute, replace_graph
+from edgeport.session.onnx_graph import FLOAT, INT8, INT32, UINT8, Graph, Node, Value, number_attribute, replace_graph
 
-__all__ = ["ATTENTION", "DOMAIN", "DYNAMIC", "WEIGHT_ONLY", "rewritten"]
+__all__ = ["ATTENTION", "DOMAIN", "DYNAMIC", "HEADS", "WEIGHT_ONLY", "rewritten"]
 
 DOMAIN = "edgeport.simd"
 """Of the package's operators, which have the names of onnxruntime's."""
 
-WEIGHT_ONLY, DYNAMIC, ATTENTION = "MatMulNBits", "DynamicQuantizeMatMul", "GroupQueryAttention"
+WEIGHT_ONLY, DYNAMIC = "MatMulNBits", "DynamicQuantizeMatMul"
+ATTENTION, HEADS = "GroupQueryAttention", "MultiHeadAttention"
+
+_PRODUCTS = (WEIGHT_ONLY, DYNAMIC)
+_LARGEST_HEAD = 256
 
 _MICROSOFT = "com.microsoft"
 
@@ -47,13 +51,15 @@ def _changed(graph: Graph, operators: Collection[str]) -> bytes | None:
     fitting = [node for node in named if _FITS[node.operator](node, graph)]
     if not fitting:
         return None
-    products = [_Product(node, graph) for node in fitting if node.operator != ATTENTION]
+    products = [_Product(node, graph) for node in fitting if node.operator in _PRODUCTS]
+    others = {node: node.inputs for node in fitting if node.operator not in _PRODUCTS}
     new: dict[Node, list[bytes]] = {}
     if not any(node.nests for node in graph.nodes):
         _take_in_prologues(graph, products, new)
         _take_in_additions(graph, products, new)
-    for node in fitting:
-        new[node] = [node.written(DOMAIN, node.inputs, node.outputs)] if node.operator == ATTENTION else []
+        _take_in_splits(graph, others, new)
+    new.update((node, [node.written(DOMAIN, inputs, node.outputs)]) for node, inputs in others.items())
+    new.update((product.node, []) for product in products)
     for product in products:
         new[product.place].append(product.written())
     return graph.written(new)
@@ -131,6 +137,17 @@ def _take_in_additions(graph: Graph, products: Sequence[_Product], new: dict[Nod
         new[add] = []
         product.put(_RESIDUAL, add.inputs[1] if add.inputs[0] == name else add.inputs[0])
         product.output, product.place = add.outputs[0], add
+
+
+def _take_in_splits(graph: Graph, attentions: dict[Node, list[str]], new: dict[Node, list[bytes]]) -> None:
+    """Queries, keys and values of a MultiHeadAttention may stand side by side in one tensor."""
+    for node, inputs in attentions.items():
+        split = graph.made_by(inputs[0], "Split", outputs=3) if node.operator == HEADS else None
+        if split is None or split.outputs != inputs[:3] or split.number("axis", 0) not in (-1, 2):
+            continue
+        if all(graph.only_for(part, [node]) for part in split.outputs):
+            new[split] = []
+            attentions[node] = [split.inputs[0], "", "", *inputs[3:]]
 
 
 def _norm(graph: Graph, name: str, width: int | None) -> _Prologue | None:
@@ -216,8 +233,29 @@ def _fits_attention(node: Node, graph: Graph) -> bool:
     )
 
 
+def _fits_heads(node: Node, graph: Graph) -> bool:
+    """Likewise of a MultiHeadAttention: queries, keys and values of one width, and a mask of the keys or none."""
+    (query, key, value, bias, mask), heads = (node.input(i) for i in range(5)), node.number("num_heads", 0) or 0
+    shapes = [graph.value(name).shape or () for name in (query, key, value)]
+    widths = {shape[-1] if len(shape) == 3 else "" for shape in shapes}
+    (width,) = widths if len(widths) == 1 else ("",)
+    return (
+        all(name in ("num_heads", "scale") or node.number(name) == 0 for name in node.attributes)
+        and all(graph.value(name).type == FLOAT for name in (query, key, value))
+        and isinstance(width, int)
+        and heads > 0
+        and width % (8 * heads) == 0
+        and 0 < width // heads <= _LARGEST_HEAD
+        and (not mask or (graph.value(mask).type == INT32 and len(graph.value(mask).shape or ()) == 2))
+        and not bias
+        and not any(node.inputs[5:])
+        and len(node.outputs) == 1
+    )
+
+
 _FITS: Mapping[str, Callable[[Node, Graph], bool]] = {
     WEIGHT_ONLY: _fits_product,
     DYNAMIC: _fits_dynamic,
     ATTENTION: _fits_attention,
+    HEADS: _fits_heads,
 }

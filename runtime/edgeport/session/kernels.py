@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeport.session.cpu import cpu_features
-from edgeport.session.kernel_graph import ATTENTION, DYNAMIC, WEIGHT_ONLY, rewritten
+from edgeport.session.kernel_graph import ATTENTION, DYNAMIC, HEADS, WEIGHT_ONLY, rewritten
 
 __all__ = ["CHOICE", "PACKAGE", "Kernels", "find_kernels"]
 
@@ -60,7 +60,7 @@ def find_kernels() -> Kernels | None:
     library = edgeport_kernels.library()
     if library is None:
         return None
-    # By AVX2 alone, onnxruntime's dynamic products are as fast.
-    vnni = "avx512_vnni" in features and asked != "avx2"
-    operators = {WEIGHT_ONLY, ATTENTION, *([DYNAMIC] if vnni else [])}
+    operators = {WEIGHT_ONLY, ATTENTION}
+    if "avx512_vnni" in features and asked != "avx2":  # by AVX2 alone, onnxruntime's dynamic products are as fast
+        operators |= {DYNAMIC, HEADS}
     return Kernels(library, edgeport_kernels.__version__, frozenset(operators))

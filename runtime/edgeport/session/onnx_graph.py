@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from edgeport.bundle.onnx_wire import BYTES, Part, fields, integer, message, parts, varint
 
-__all__ = ["FLOAT", "INT8", "UINT8", "Graph", "Node", "Value", "number_attribute", "replace_graph"]
+__all__ = ["FLOAT", "INT8", "INT32", "UINT8", "Graph", "Node", "Value", "number_attribute", "replace_graph"]
 
-FLOAT, UINT8, INT8 = 1, 2, 3
+FLOAT, UINT8, INT8, INT32 = 1, 2, 3, 6
 """Types of tensors."""
 
 # Numbers of fields (onnx.proto).

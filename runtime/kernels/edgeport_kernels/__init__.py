@@ -2,8 +2,8 @@
 attention to a cache.
 
 ``edgeport`` uses them where they are installed. With onnxruntime alone: register ``library()`` with the session's
-options and give the graph's MatMulNBits, GroupQueryAttention and DynamicQuantizeMatMul nodes the domain
-``edgeport.simd``, the last with the inputs and the attributes N and K of MatMulNBits.
+options and give the graph's MatMulNBits, GroupQueryAttention, MultiHeadAttention and DynamicQuantizeMatMul
+nodes the domain ``edgeport.simd``, the last with the inputs and the attributes N and K of MatMulNBits.
 """
 
 from __future__ import annotations

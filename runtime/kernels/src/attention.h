@@ -25,6 +25,14 @@ void rotate(const Heads *h, const float *from, int64_t position, float factor, f
 void attend(int64_t size, int count, const float *queries, const float *keys, const float *values,
             const int64_t *visible, float *const *outputs);
 
-/* The same for MANY queries. */
-void attend_many(int64_t size, const float *queries, const float *keys, const float *values, const int64_t *visible,
+/* Keys and values of one head, wherever its rows stand. */
+typedef struct {
+    const float *keys, *values;
+    int64_t stride;              /* floats from one row to the next */
+    const int32_t *rows;         /* those that count, in their order; null for all of them */
+} Memory;
+
+/* The same for at most MANY queries, count of them: visible[r] rows of the memory that count. Behind the last query,
+ * up to MANY, no row is visible, and outputs are memory to spare. */
+void attend_many(int64_t size, int count, const float *queries, const Memory *memory, const int64_t *visible,
                  float *const *outputs);

@@ -11,14 +11,14 @@
 
 enum { PIECE = 64, TILE = 4 }; /* keys, and queries, at a time */
 
-/* `count` (at most PIECE) keys, turned so that a column of all of them lies together, to (size, PIECE); behind them zeros,
+/* `count` (at most PIECE) keys, a row each, turned so that a column of all of them lies together, to (size, PIECE); behind them zeros,
  * up to a multiple of 16. */
-AVX2 static inline void turn(int64_t size, int64_t count, const float *keys, float *to) {
+AVX2 static inline void turn(int64_t size, int64_t count, const float *const *keys, float *to) {
     for (int64_t j = 0; j < (count + 15) / 16 * 16; j += 8)
         for (int64_t i = 0; i < size; i += 8) {
             __m256 in[8], pairs[8], fours[8];
             for (int r = 0; r < 8; r++)
-                in[r] = j + r < count ? _mm256_loadu_ps(keys + (j + r) * size + i) : _mm256_setzero_ps();
+                in[r] = j + r < count ? _mm256_loadu_ps(keys[j + r] + i) : _mm256_setzero_ps();
             for (int r = 0; r < 8; r += 2) {
                 pairs[r] = _mm256_unpacklo_ps(in[r], in[r + 1]);
                 pairs[r + 1] = _mm256_unpackhi_ps(in[r], in[r + 1]);
@@ -79,27 +79,28 @@ AVX2 static inline float weights(Softmax *state, int64_t width, float *scores) {
 
 /* Adds `count` values, weighted, to 8 * `registers` (1 or 2) columns, from `at` on, of the sums of TILE queries, of which
  * `kept` stays. */
-AVX2 __attribute__((always_inline)) static inline void weigh(int64_t size, int64_t count, int64_t at, int registers,
-                                                             const float *weights, const float *values,
+AVX2 __attribute__((always_inline)) static inline void weigh(int64_t count, int64_t at, int registers,
+                                                             const float *weights, const float *const *values,
                                                              const float *kept, float *const *sums) {
     __m256 sum[TILE][2];
-    values += at;
     for (int r = 0; r < TILE; r++)
         for (int h = 0; h < registers; h++)
             sum[r][h] = _mm256_mul_ps(_mm256_loadu_ps(sums[r] + at + h * 8), _mm256_set1_ps(kept[r]));
-    for (int64_t j = 0; j < count; j++, values += size)
+    for (int64_t j = 0; j < count; j++) {
+        const float *value = values[j] + at;
         for (int r = 0; r < TILE; r++) {
             const __m256 weight = _mm256_broadcast_ss(weights + r * PIECE + j);
             for (int h = 0; h < registers; h++)
-                sum[r][h] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(values + h * 8), sum[r][h]);
+                sum[r][h] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(value + h * 8), sum[r][h]);
         }
+    }
     for (int r = 0; r < TILE; r++)
         for (int h = 0; h < registers; h++) _mm256_storeu_ps(sums[r] + at + h * 8, sum[r][h]);
 }
 
 /* TILE queries on `piece` turned keys and as many values, which are those behind the first `start`. */
 AVX2 static void tile(int64_t size, int64_t start, int64_t piece, const float *queries, const float *turned,
-                      const float *values, const int64_t *visible, Softmax *states, float *const *outputs) {
+                      const float *const *values, const int64_t *visible, Softmax *states, float *const *outputs) {
     float scores[TILE * PIECE], kept[TILE];
     int64_t own[TILE], seen = 0; /* keys that a query sees, and that any of them does */
     for (int r = 0; r < TILE; r++) {
@@ -115,13 +116,14 @@ AVX2 static void tile(int64_t size, int64_t start, int64_t piece, const float *q
         kept[r] = weights(&states[r], width, scores + r * PIECE);
     }
     int64_t i = 0;
-    for (; i + 16 <= size; i += 16) weigh(size, seen, i, 2, scores, values, kept, outputs);
-    if (i < size) weigh(size, seen, i, 1, scores, values, kept, outputs);
+    for (; i + 16 <= size; i += 16) weigh(seen, i, 2, scores, values, kept, outputs);
+    if (i < size) weigh(seen, i, 1, scores, values, kept, outputs);
 }
 
-AVX2 void attend_many(int64_t size, const float *queries, const float *keys, const float *values, const int64_t *visible,
+AVX2 void attend_many(int64_t size, int count, const float *queries, const Memory *memory, const int64_t *visible,
                       float *const *outputs) {
     float turned[LARGEST_HEAD * PIECE];
+    const float *keys[PIECE], *values[PIECE];
     Softmax states[MANY];
     int64_t most_visible = 0;
     for (int r = 0; r < MANY; r++) {
@@ -131,10 +133,15 @@ AVX2 void attend_many(int64_t size, const float *queries, const float *keys, con
     }
     for (int64_t start = 0; start < most_visible; start += PIECE) {
         const int64_t piece = most_visible - start < PIECE ? most_visible - start : PIECE;
-        turn(size, piece, keys + start * size, turned);
-        for (int r = 0; r < MANY; r += TILE)
-            tile(size, start, piece, queries + r * size, turned, values + start * size, visible + r, states + r, outputs + r);
+        for (int64_t j = 0; j < piece; j++) {
+            const int64_t row = memory->rows ? memory->rows[start + j] : start + j;
+            keys[j] = memory->keys + row * memory->stride;
+            values[j] = memory->values + row * memory->stride;
+        }
+        turn(size, piece, keys, turned);
+        for (int r = 0; r < count; r += TILE)
+            tile(size, start, piece, queries + r * size, turned, values, visible + r, states + r, outputs + r);
     }
-    for (int r = 0; r < MANY; r++)
+    for (int r = 0; r < count; r++)
         for (int64_t i = 0; i < size; i++) outputs[r][i] /= states[r].total;
 }

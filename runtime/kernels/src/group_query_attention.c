@@ -82,13 +82,12 @@ static void answer(void *data, size_t index) {
     const int64_t group = h->heads / h->kv_heads, all = c->new * group, part = (int64_t)index % c->tasks;
     const int64_t pair = (int64_t)index / c->tasks, row = pair / h->kv_heads, kv_head = pair % h->kv_heads;
     const int64_t past = past_of(c, row), end = (part + 1) * TASK < all ? (part + 1) * TASK : all;
-    const float *keys = c->present_key + pair * c->capacity * h->size, *values = c->present_value + pair * c->capacity * h->size;
+    const Memory cache = {c->present_key + pair * c->capacity * h->size, c->present_value + pair * c->capacity * h->size,
+                          h->size, NULL};
     float queries[MANY * LARGEST_HEAD];
-    int count;
     memset(queries, 0, sizeof(float) * (size_t)(FEW * h->size)); /* where there are fewer, zeros are read */
-    for (int64_t at = part * TASK; at < end; at += count) {
-        const int most = end - at < MANY ? FEW : MANY;
-        count = end - at < most ? (int)(end - at) : most;
+    for (int64_t at = part * TASK, count; at < end; at += count) {
+        count = end - at >= MANY ? MANY : end - at >= FEW ? FEW : end - at;
         int64_t visible[MANY];
         float *outputs[MANY];
         for (int r = 0; r < count; r++) {
@@ -98,8 +97,8 @@ static void answer(void *data, size_t index) {
             visible[r] = past + position + 1;
             outputs[r] = c->output + (token * h->heads + head) * h->size;
         }
-        if (count == MANY) attend_many(h->size, queries, keys, values, visible, outputs);
-        else attend(h->size, count, queries, keys, values, visible, outputs);
+        if (count == MANY) attend_many(h->size, MANY, queries, &cache, visible, outputs);
+        else attend(h->size, (int)count, queries, cache.keys, cache.values, visible, outputs);
     }
 }
 
@@ -107,23 +106,6 @@ static void answer(void *data, size_t index) {
 static void store_and_answer(void *data, size_t index) {
     store(data, index);
     answer(data, index);
-}
-
-/* An input's memory and sizes; null where it is absent. */
-static OrtStatus *tensor(const OrtApi *api, OrtKernelContext *context, size_t index, size_t rank, int64_t *sizes,
-                         const void **out) {
-    const OrtValue *value = NULL;
-    OrtShape *shape = NULL;
-    size_t actual = 0;
-    *out = NULL;
-    TRY(api->input(context, index, &value));
-    if (!value) return NULL;
-    TRY(api->type_and_shape(value, &shape));
-    OrtStatus *status = api->dimension_count(shape, &actual);
-    if (!status && actual != rank) status = wrong(api, "an input has another number of axes than it should");
-    if (!status) status = api->dimensions(shape, sizes, rank);
-    api->release_shape(shape);
-    return status ? status : api->tensor_data((OrtValue *)value, (void **)out);
 }
 
 /* Sizes and pointers of all inputs, checked against each other. */

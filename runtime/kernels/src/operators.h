@@ -2,7 +2,7 @@
 #pragma once
 #include "onnxruntime_abi.h"
 
-extern const OrtCustomOp matmul_nbits, dynamic_quantize_matmul, group_query_attention;
+extern const OrtCustomOp matmul_nbits, dynamic_quantize_matmul, group_query_attention, multi_head_attention;
 
 #define TRY(call)                       \
     do {                                \
@@ -12,6 +12,23 @@ extern const OrtCustomOp matmul_nbits, dynamic_quantize_matmul, group_query_atte
 
 static inline OrtStatus *wrong(const OrtApi *api, const char *message) {
     return api->create_status(ORT_INVALID_ARGUMENT, message);
+}
+
+/* An input's memory and sizes, null where it is absent; refused if it has another number of axes. */
+static inline OrtStatus *tensor(const OrtApi *api, OrtKernelContext *context, size_t index, size_t rank, int64_t *sizes,
+                                const void **out) {
+    const OrtValue *value = NULL;
+    OrtShape *shape = NULL;
+    size_t actual = 0;
+    *out = NULL;
+    TRY(api->input(context, index, &value));
+    if (!value) return NULL;
+    TRY(api->type_and_shape(value, &shape));
+    OrtStatus *status = api->dimension_count(shape, &actual);
+    if (!status && actual != rank) status = wrong(api, "an input has another number of axes than it should");
+    if (!status) status = api->dimensions(shape, sizes, rank);
+    api->release_shape(shape);
+    return status ? status : api->tensor_data((OrtValue *)value, (void **)out);
 }
 
 /* What onnxruntime asks every operator, whatever it computes: here all outputs are in fp32. */

@@ -20,6 +20,7 @@ EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase
         TRY(api->domain_add(made, &matmul_nbits));
         TRY(api->domain_add(made, &dynamic_quantize_matmul));
         TRY(api->domain_add(made, &group_query_attention));
+        TRY(api->domain_add(made, &multi_head_attention));
         domain = made;
     }
     return api->add_domain(options, domain);

@@ -6,7 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 from edgeport.session.cpu import cpu_features
-from edgeport.session.kernel_graph import ATTENTION, DYNAMIC, WEIGHT_ONLY
+from edgeport.session.kernel_graph import ATTENTION, DYNAMIC, HEADS, WEIGHT_ONLY
 from edgeport.session.kernels import CHOICE, Kernels
 
 edgeport_kernels = pytest.importorskip("edgeport_kernels")
@@ -17,7 +17,7 @@ def kernels():
     library = edgeport_kernels.library()
     if library is None or "avx2" not in cpu_features():
         pytest.skip("there are no kernels for this processor")
-    return Kernels(library, edgeport_kernels.__version__, frozenset({WEIGHT_ONLY, DYNAMIC, ATTENTION}))
+    return Kernels(library, edgeport_kernels.__version__, frozenset({WEIGHT_ONLY, DYNAMIC, ATTENTION, HEADS}))
 
 
 @pytest.fixture(params=[name for name in ("avx2", "avx512_vnni") if name in cpu_features()] or ["none"])
