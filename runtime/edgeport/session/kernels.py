@@ -1,4 +1,4 @@
-"""Products with weights of 4 and 8 bits, and attention to a cache, by the package edgeport-kernels where it is there.
+"""Products with weights of 4 and 8 bits, and attention, by the package edgeport-kernels where it is there.
 
 A bundle's graph stays what any onnxruntime runs. Where the kernels suit the processor, the graph is changed in memory
 (``kernel_graph``). The library comes from the installed package and never from a bundle.
@@ -61,6 +61,6 @@ def find_kernels() -> Kernels | None:
     if library is None:
         return None
     operators = {WEIGHT_ONLY, ATTENTION}
-    if "avx512_vnni" in features and asked != "avx2":  # by AVX2 alone, onnxruntime's dynamic products are as fast
+    if "avx512_vnni" in features and asked != "avx2":  # by AVX2 alone they gain nothing (docs/design.md)
         operators |= {DYNAMIC, HEADS}
     return Kernels(library, edgeport_kernels.__version__, frozenset(operators))

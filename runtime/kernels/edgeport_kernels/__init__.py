@@ -1,5 +1,5 @@
 """Kernels for onnxruntime on x86 processors with AVX2, and with AVX-512 VNNI: products with weights of 4 and 8 bits,
-attention to a cache.
+attention.
 
 ``edgeport`` uses them where they are installed. With onnxruntime alone: register ``library()`` with the session's
 options and give the graph's MatMulNBits, GroupQueryAttention, MultiHeadAttention and DynamicQuantizeMatMul
