@@ -22,8 +22,6 @@ PACKAGE = "edgeport-kernels"
 _INTERFACE = 3
 _LARGEST = 2**26
 """Bytes. In a larger file the weights stand among the nodes: it is not read into memory for this."""
-_UNTRIED = ("avx_vnni", "amx_int8")
-"""Where onnxruntime has instructions that these kernels do without: nobody has measured which is faster there."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,10 @@ class Kernels:
 def find_kernels() -> Kernels | None:
     """The installed kernels, if they run on this processor and are known to be faster there."""
     asked, features = os.environ.get(CHOICE), cpu_features()
-    untried = asked not in ("1", "avx2") and any(name in features for name in _UNTRIED)
-    if asked == "0" or "avx2" not in features or untried:
+    vnni = "avx512_vnni" in features
+    # Instructions that onnxruntime may have kernels for, and these do without: nobody has measured which is faster.
+    untried = "amx_int8" in features or ("avx_vnni" in features and not vnni)
+    if asked == "0" or "avx2" not in features or (untried and asked not in ("1", "avx2")):
         return None
     try:
         import edgeport_kernels
@@ -61,6 +61,6 @@ def find_kernels() -> Kernels | None:
     if library is None:
         return None
     operators = {WEIGHT_ONLY, ATTENTION}
-    if "avx512_vnni" in features and asked != "avx2":  # by AVX2 alone they gain nothing (docs/design.md)
+    if vnni and asked != "avx2":  # by AVX2 alone they gain nothing (docs/design.md)
         operators |= {DYNAMIC, HEADS}
     return Kernels(library, edgeport_kernels.__version__, frozenset(operators))

@@ -11,8 +11,8 @@
 
 enum { PIECE = 64, TILE = 4 }; /* keys, and queries, at a time */
 
-/* `count` (at most PIECE) keys, a row each, turned so that a column of all of them lies together, to (size, PIECE); behind them zeros,
- * up to a multiple of 16. */
+/* `count` (at most PIECE) keys, a row each, turned so that a column of all of them lies together, to (size, PIECE);
+ * behind them zeros, up to a multiple of 16. */
 AVX2 static inline void turn(int64_t size, int64_t count, const float *const *keys, float *to) {
     for (int64_t j = 0; j < (count + 15) / 16 * 16; j += 8)
         for (int64_t i = 0; i < size; i += 8) {

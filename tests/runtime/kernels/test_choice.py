@@ -39,6 +39,7 @@ def processor(monkeypatch):
         (VNNI, "0", False),
         ((*AVX2, "avx_vnni"), None, False),
         ((*AVX2, "avx_vnni"), "1", True),
+        ((*VNNI, "avx_vnni"), None, True),
         ((*VNNI, "amx_int8"), None, False),
         ((*VNNI, "amx_int8"), "avx2", True),
         (("asimd", "asimddp"), "1", False),
