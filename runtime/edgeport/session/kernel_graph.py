@@ -23,6 +23,7 @@ ATTENTION, HEADS = "GroupQueryAttention", "MultiHeadAttention"
 
 _PRODUCTS = (WEIGHT_ONLY, DYNAMIC)
 _LARGEST_HEAD = 256
+"""As runtime/kernels/src/attention.h has it."""
 
 _MICROSOFT = "com.microsoft"
 

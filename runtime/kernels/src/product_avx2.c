@@ -10,6 +10,7 @@
 #include "avx2.h"
 
 enum { LANES = 8 };
+_Static_assert(MOST_LANES % LANES == 0, "a thread's share begins in the middle of interleaved rows");
 enum { TILE = 4, CHUNK = 16 }; /* rows of x: multiplied at a time, and kept in the first cache meanwhile */
 
 AVX2 static inline __m256i four(const int8_t *x) {

@@ -7,7 +7,7 @@
 #include "memory.h"
 #include "processor.h"
 
-enum { TASK = 64, SMALL_TASK = MOST_LANES, FEW = 512 }; /* rows of the matrix in a thread's task, the smaller where it has few */
+enum { TASK = 2 * MOST_LANES, SMALL_TASK = MOST_LANES, FEW = 512 }; /* rows in a thread's task, the smaller of few rows */
 
 OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, size_t index, int type, int64_t count,
                     const void **out) {

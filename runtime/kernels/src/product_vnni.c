@@ -12,7 +12,8 @@
 #define INLINE __attribute__((always_inline)) static inline
 
 enum { WIDE = 16, LANES = 2 * WIDE }; /* rows of the matrix in a register, and at a time */
-enum { TILE = 4, CHUNK = 16 };        /* rows of x: multiplied at a time, and kept in the first cache meanwhile */
+_Static_assert(MOST_LANES % LANES == 0, "a thread's share begins in the middle of interleaved rows");
+enum { TILE = 4, CHUNK = 16 }; /* rows of x: multiplied at a time, and kept in the first cache meanwhile */
 
 VNNI INLINE __m512i four(const int8_t *x) {
     int32_t bytes;
